@@ -1,0 +1,396 @@
+"""The whole run as one tree of frozen models. Defaults are the paper's values.
+
+A run is described by `preset < YAML file < key=value overrides`; whatever is left unsaid keeps the
+default below. Everything is validated before anything is compiled, downloaded or written, and the
+resolved tree is saved with the run.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from curiojax.errors import ConfigError
+from curiojax.objectives import AnyObjective, Curio, Objective
+
+# The paper's text and the released code differ. Where a preset is named, it sets these fields; what
+# a file or an override says wins. Objective fields apply to `objective.name: curio` only.
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {
+        "objective": {"search_steps": 15, "gate_entropy": None},
+        "optimizer": {"lr_horizon_multiplier": 1},
+        "data": {"overlong": "drop"},
+    },
+    "released": {
+        # The 0.03-nat gate is the default already.
+        "objective": {"search_steps": 20},
+        "optimizer": {"lr_horizon_multiplier": 4},
+        "data": {"overlong": "truncate"},
+        "loss": {"normalizer": "pair_token_mean"},
+    },
+}
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Model(Section):
+    """Where the weights come from and how they are computed with.
+
+    Attributes:
+      path: a Hugging Face checkpoint, as a folder or hub id.
+      compute_dtype: dtype of the forward and backward pass; parameters are kept in float32.
+      remat: what the backward pass recomputes: `full` (all but layer inputs), `dots` (all but matmul
+        outputs) or `none`.
+      attention: `auto`, `xla` (dense mask), `blocked` (query blocks) or `cudnn` (GPU, one record per
+        row, so `data.packing: false`).
+      rope_theta, max_position_embeddings: override the checkpoint's values, to extend its context.
+    """
+
+    path: str | None = None
+    compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    remat: Literal["full", "dots", "none"] = "full"
+    attention: Literal["auto", "xla", "blocked", "cudnn"] = "auto"
+    rope_theta: float | None = Field(None, gt=0)
+    max_position_embeddings: int | None = Field(None, gt=0)
+
+
+class Data(Section):
+    """Which records are trained on and how they become token ids.
+
+    Attributes:
+      path: a hub id, or a parquet, JSONL or JSON file.
+      format: schema of the records; null detects it from the columns.
+      split: which split of a hub dataset.
+      limit: use the first records only.
+      template: how a prompt is rendered: `curio` (paper, Table 7), `luffy`, `qwen`, `model` (the
+        tokenizer's own chat template) or `plain`.
+      max_prompt_tokens: longer prompts are dropped, as released.
+      max_response_tokens: includes the end-of-sequence token.
+      overlong: what happens to longer responses: `drop`, `truncate` (as released: the cut response
+        is trained on without an end-of-sequence token) or `error`.
+      packing: several records share a row; attention and positions keep them apart.
+      row_length: tokens per row; null: prompt + response maximum.
+      workers: processes that tokenise; 0 uses threads.
+      cache_dir: where tokenised data is kept; null: $CURIOJAX_CACHE or ~/.cache/curiojax.
+    """
+
+    path: str | None = None
+    format: str | None = None
+    split: str = "train"
+    limit: int | None = Field(None, gt=0)
+    template: str = "curio"
+    max_prompt_tokens: int = Field(1024, gt=0)
+    max_response_tokens: int = Field(8192, gt=0)
+    overlong: Literal["drop", "truncate", "error"] = "drop"
+    packing: bool = True
+    row_length: int | None = Field(None, gt=0)
+    workers: int = Field(0, ge=0)
+    cache_dir: str | None = None
+
+
+class Loss(Section):
+    """How per-token losses are computed and averaged.
+
+    Attributes:
+      chunk_tokens: tokens whose logits are held at once, per device.
+      normalizer: `global_token_mean`, one division by the step's number of trained tokens; or
+        `pair_token_mean`, the released code's mean over pairs of records of their token means, which
+        gives tokens of short records a larger weight.
+    """
+
+    chunk_tokens: int = Field(1024, gt=0)
+    normalizer: Literal["global_token_mean", "pair_token_mean"] = "global_token_mean"
+
+
+class Teacher(Section):
+    """The teacher's update: teacher <- (1 - step_size) teacher + step_size student, every n steps.
+
+    With the paper's 0.99 the teacher is nearly a copy of the student that lags by up to `every`
+    steps; Algorithm 1, line 17 and the released code agree on this direction.
+    """
+
+    step_size: float = Field(0.99, ge=0, le=1)
+    every: int = Field(5, ge=1)
+
+
+class Optimizer(Section):
+    """AdamW, linear warm-up from `min_lr_ratio`, then cosine down to it.
+
+    Attributes:
+      lr_horizon_multiplier: the cosine ends at `steps * lr_horizon_multiplier`; the released code
+        uses 4, so that its learning rate ends at 0.88 of the peak.
+      max_grad_norm: global-norm clipping.
+      skip_limit: consecutive non-finite gradients after which the run stops.
+    """
+
+    learning_rate: float = Field(1e-5, ge=0)
+    warmup_steps: int = Field(60, ge=0)
+    min_lr_ratio: float = Field(1e-4, ge=0, le=1)
+    lr_horizon_multiplier: float = Field(1, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    skip_limit: int = Field(5, ge=1)
+
+
+class MeshShape(Section):
+    """Devices along each mesh axis; -1 takes what is left."""
+
+    data: int = 1
+    fsdp: int = -1
+    tensor: int = 1
+
+    @model_validator(mode="after")
+    def _check(self) -> MeshShape:
+        for name in ("data", "fsdp", "tensor"):
+            size = getattr(self, name)
+            if size != -1 and size < 1:
+                raise ValueError(f"{name} must be positive, or -1 for what is left; it is {size}")
+        return self
+
+
+class Checkpoint(Section):
+    """When to save: every n steps and at the end; the newest `keep_last` and every `keep_every`th."""
+
+    every: int = Field(178, ge=1)
+    keep_last: int = Field(3, ge=1)
+    keep_every: int | None = Field(None, ge=1)
+
+
+class Logging(Section):
+    """Loggers beside metrics.jsonl; `wandb` is a project name."""
+
+    tensorboard: bool = False
+    wandb: str | None = None
+
+
+class World(Section):
+    """An embedded, generated task with its own tokenizer, base model and verifier.
+
+    Attributes:
+      name: only `countdown`.
+      demonstrations: the expert set, e.g. `two 0.2`: two canonical strategies, the second in 20 %.
+      num_demonstrations: its size.
+      prompts: held-out problems of each kind (in distribution, hard) in the evaluation.
+      samples: completions per problem in the evaluation.
+    """
+
+    name: Literal["countdown"] = "countdown"
+    demonstrations: str = "two 0.2"
+    num_demonstrations: int = Field(4000, gt=0)
+    prompts: int = Field(256, gt=0)
+    samples: int = Field(16, gt=0)
+
+
+class RunConfig(Section):
+    """One run.
+
+    Attributes:
+      preset: `paper` or `released`: see `PRESETS`.
+      epochs, steps: passes over the data, or optimiser updates; not both.
+      sequences_per_step: records per update, over all devices.
+      rows_per_microbatch: rows of `data.row_length` tokens per forward pass, over all devices.
+      world: train in an embedded world: gives `model.path` and `data.path`.
+      compare: several runs of this config, by name, each with its own overrides.
+    """
+
+    preset: Literal["paper", "released"] | None = None
+    stage: Literal["sft"] = "sft"
+    seed: int = Field(0, ge=0)
+    output_dir: str | None = None
+    epochs: int | None = Field(3, ge=1)
+    steps: int | None = Field(None, ge=1)
+    sequences_per_step: int = Field(256, ge=1)
+    rows_per_microbatch: int = Field(16, ge=1)
+    model: Model = Model()
+    data: Data = Data()
+    objective: AnyObjective = Curio()
+    loss: Loss = Loss()
+    teacher: Teacher = Teacher()
+    optimizer: Optimizer = Optimizer()
+    mesh: MeshShape = MeshShape()
+    checkpoint: Checkpoint = Checkpoint()
+    logging: Logging = Logging()
+    world: World | None = None
+    compare: dict[str, dict[str, Any]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        values = dict(values)
+        if values.get("steps") is not None:
+            if values.get("epochs") is not None:
+                raise ValueError("epochs and steps are both set; remove one (epochs=null)")
+            values["epochs"] = None
+        if isinstance(values.get("objective"), Mapping):
+            values["objective"] = {"name": "curio", **values["objective"]}
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> RunConfig:
+        if self.epochs is None and self.steps is None:
+            raise ValueError("epochs and steps are both null; set one of them")
+        if self.model.attention == "cudnn" and self.data.packing:
+            raise ValueError(
+                "model.attention: cudnn attends across packed records; set data.packing=false, or "
+                "model.attention=blocked"
+            )
+        return self
+
+    @property
+    def row_length(self) -> int:
+        """Tokens per row."""
+        return self.data.row_length or self.data.max_prompt_tokens + self.data.max_response_tokens
+
+
+def parse_objective(values: Mapping[str, Any]) -> Objective:
+    """Builds an objective from a dict such as `{"name": "curio", "alpha": 0.5}`.
+
+    Raises:
+      ConfigError: unknown name or field, or a value out of range; names the field.
+    """
+    try:
+        return TypeAdapter(AnyObjective).validate_python(dict(values))
+    except ValidationError as error:
+        raise _explain(error, prefix="objective") from None
+
+
+def parse_config(values: Mapping[str, Any]) -> RunConfig:
+    """Validates a tree of plain values, with its preset applied underneath.
+
+    Raises:
+      ConfigError: in one line, naming the field.
+    """
+    try:
+        return RunConfig.model_validate(_with_preset(values))
+    except ValidationError as error:
+        raise _explain(error) from None
+
+
+def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
+    """Reads a YAML file (or nothing) and applies `dotted.key=value` overrides.
+
+    Raises:
+      ConfigError: unreadable file, malformed override, unknown key (with the nearest valid one) or
+        invalid value.
+    """
+    values = {} if path is None else read_yaml(path)
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"{override!r} is not an override; write key=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        values = merge(values, _nest(key.strip().split("."), value))
+    return parse_config(values)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Reads a YAML file that must hold a mapping."""
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such config file; see the folder configs/ for examples")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict | None):
+        raise ConfigError(f"{path}: must hold `key: value` lines, not a {type(values).__name__}")
+    return values or {}
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The resolved config as YAML that `load_config` reads back to an equal tree."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `update` laid over it, section by section.
+
+    An `objective` of another name replaces the whole objective: the fields of one objective mean
+    nothing to another.
+    """
+    merged = dict(base)
+    for key, value in update.items():
+        old = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            renamed = "name" in value and value["name"] != old.get("name", value["name"])
+            merged[key] = dict(value) if key == "objective" and renamed else merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _with_preset(values: Mapping[str, Any]) -> dict[str, Any]:
+    preset = values.get("preset")
+    if preset is None or preset not in PRESETS:  # an unknown preset is reported by validation
+        return dict(values)
+    defaults = dict(PRESETS[preset])
+    objective = values.get("objective")
+    if isinstance(objective, Mapping) and objective.get("name", "curio") != "curio":
+        defaults.pop("objective")
+    else:
+        fields = dict(defaults["objective"])
+        defaults["objective"] = {"name": "curio", **fields}
+    return merge(defaults, values)
+
+
+def _nest(keys: Sequence[str], value: Any) -> dict[str, Any]:
+    for key in reversed(keys):
+        value = {key: value}
+    return value
+
+
+def _explain(error: ValidationError, prefix: str = "") -> ConfigError:
+    """The first problem of a validation error as one line: field, problem, remedy."""
+    problem = error.errors(include_url=False)[0]
+    names = {"sft", "curio"}
+    location = [str(part) for part in problem["loc"]]
+    path = ([prefix] if prefix else []) + location
+    # The discriminator of the objective union shows up in the location; it is no key of the file.
+    if path[:1] == ["objective"] and len(path) > 1 and path[1] in names:
+        path.pop(1)
+    field = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        valid = valid_keys()
+        leaves = {key.rsplit(".", 1)[-1]: key for key in reversed(valid)}
+        near = difflib.get_close_matches(field, valid, n=1, cutoff=0.6) or [
+            leaves[leaf] for leaf in difflib.get_close_matches(path[-1], leaves, n=1, cutoff=0.0)
+        ]
+        return ConfigError(f"{field}: unknown key; did you mean {near[0]}?")
+    message = problem["msg"].removeprefix("Value error, ")
+    given = problem.get("input")
+    shown = "" if isinstance(given, Mapping | BaseModel) else f" (it is {given!r})"
+    return ConfigError(f"{field}: {message}{shown}" if field else message)
+
+
+def valid_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
+    """All dotted keys of the config, in the order of the file."""
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        keys.append(prefix + name)
+        if name == "objective":
+            keys += [f"objective.{key}" for key in ("name", *Curio.model_fields) if key != "name"]
+            keys.append("objective.name")
+        inner = [t for t in _types(field.annotation) if issubclass(t, Section)]
+        for section in inner:
+            keys += valid_keys(section, f"{prefix}{name}.")
+    return keys
+
+
+def _types(annotation: Any) -> list[type]:
+    if isinstance(annotation, type):
+        return [annotation]
+    return [t for t in getattr(annotation, "__args__", ()) if isinstance(t, type)]
