@@ -1,0 +1,1 @@
+"""The training stages: state, jitted steps, checkpoints, metrics and the loops themselves."""

@@ -1,0 +1,158 @@
+"""Checkpoints: the whole train state, saved by Orbax in the background and published atomically.
+
+Besides the state nothing needs saving: the batch of a step is a pure function of the data, the seed
+and the step. A checkpoint can be restored onto another mesh or number of processes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from curiojax.config import Checkpoint
+from curiojax.errors import ConfigError
+from curiojax.training.state import TrainState
+
+FORMAT = "curiojax-train-state-1"
+
+
+class Checkpoints:
+    """The checkpoints of one run directory.
+
+    Args:
+      directory: created when missing.
+      policy: how many are kept.
+      identity: JSON-able description of what the state belongs to; a checkpoint with another one is
+        foreign.
+    """
+
+    def __init__(self, directory: Path, policy: Checkpoint, identity: dict[str, Any]):
+        self._directory = directory.absolute()
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._meta = {"format": FORMAT, "identity": identity}
+        self._policy = policy
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(
+            self._directory,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=self._policy.keep_last,
+                keep_period=self._policy.keep_every,
+                cleanup_tmp_directories=True,
+            ),
+        )
+
+    def save(self, state: TrainState) -> None:
+        """Starts saving; returns once the state has been copied out of the devices' memory."""
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(self._meta)
+        )
+        self._manager.save(step, args=args)
+
+    def wait(self) -> None:
+        """Blocks until the last save is on disk; raises what went wrong in the background."""
+        self._manager.wait_until_finished()
+        self._manager.check_for_errors()
+
+    def close(self) -> None:
+        self._manager.close()
+
+    def restore(self, like: TrainState, report: Callable[[str], None]) -> TrainState | None:
+        """The newest good checkpoint, laid out like the abstract state `like`; None: there is none.
+
+        A checkpoint that cannot be read is named, set aside under `damaged/` and the next older one
+        tried.
+
+        Raises:
+          ConfigError: the newest readable checkpoint belongs to another run, or none is readable.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            try:
+                meta = self._manager.restore(
+                    step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
+                )["meta"]
+            except Exception as error:  # whatever a torn file makes of the reader
+                self._set_aside(step, error, report)
+                continue
+            self._check_identity(step, meta)
+            try:
+                restored = self._manager.restore(
+                    step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like))
+                )
+            except Exception as error:
+                self._set_aside(step, error, report)
+                continue
+            return _owned(restored["state"])
+        if steps:
+            raise ConfigError(
+                f"{self._directory}: none of the checkpoints {sorted(steps)} could be read; they are "
+                "in damaged/; start again with another output_dir"
+            )
+        return None
+
+    def _check_identity(self, step: int, meta: Any) -> None:
+        where = f"{self._directory / str(step)}"
+        if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+            raise ConfigError(f"{where}: not a checkpoint of this program; use another output_dir")
+        saved, ours = _flat(meta["identity"]), _flat(self._meta["identity"])
+        for key in sorted(saved.keys() | ours.keys()):
+            if saved.get(key) != ours.get(key):
+                raise ConfigError(
+                    f"{where}: was made with {key} = {saved.get(key)!r}, this run has "
+                    f"{ours.get(key)!r}; restore the old value or use another output_dir"
+                )
+
+    def _set_aside(self, step: int, error: Exception, report: Callable[[str], None]) -> None:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        target = self._directory / "damaged" / str(step)
+        report(f"checkpoint {step} cannot be read ({first_line}); moved to {target}")
+        if jax.process_index() == 0:
+            if target.exists():
+                shutil.rmtree(target)
+            target.parent.mkdir(exist_ok=True)
+            (self._directory / str(step)).rename(target)
+        self._manager.close()
+        self._manager = self._open()
+
+
+def read_identity(directory: Path) -> dict[str, Any] | None:
+    """The identity of the newest checkpoint of a run directory, without reading its arrays."""
+    for step in sorted(_step_folders(directory), reverse=True):
+        try:
+            meta = json.loads((directory / str(step) / "meta" / "metadata").read_text())
+        except (OSError, ValueError):
+            continue
+        return meta.get("identity")
+    return None
+
+
+def _step_folders(directory: Path) -> Iterator[int]:
+    if directory.is_dir():
+        for path in directory.iterdir():
+            if path.name.isdigit():
+                yield int(path.name)
+
+
+def _owned(state: TrainState) -> TrainState:
+    """Copies the restored arrays: the first step donates them, and the reader may still alias them."""
+    return jax.tree.map(lambda x: x.copy(), state)
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(tree, dict):
+        flat: dict[str, Any] = {}
+        for key, value in tree.items():
+            flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        return flat
+    return {prefix: tree}

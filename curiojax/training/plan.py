@@ -1,0 +1,121 @@
+"""What a run will do, checked and shown before anything is compiled."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from curiojax.config import RunConfig
+from curiojax.data.pipeline import SupervisedData
+from curiojax.errors import ConfigError
+from curiojax.models import ModelConfig
+from curiojax.sharding import check_divisible, num_batch_shards
+from curiojax.training.step import Recipe, Step
+
+
+def check_fit(config: RunConfig, model: ModelConfig, mesh: Mesh) -> None:
+    """Raises a `ConfigError` when the config, the model and the mesh do not go together."""
+    check_divisible("rows_per_microbatch", config.rows_per_microbatch, mesh, "batch")
+    check_divisible("model: attention heads", model.num_heads, mesh, "heads")
+    check_divisible("model: key/value heads", model.num_kv_heads, mesh, "kv_heads")
+    check_divisible("model: hidden size", model.hidden_size, mesh, "embed")
+    check_divisible("model: intermediate size", model.intermediate_size, mesh, "mlp")
+    check_divisible("model: vocabulary size", model.vocab_size, mesh, "vocab")
+    longest = config.data.max_prompt_tokens + config.data.max_response_tokens
+    if longest > model.max_position_embeddings:
+        raise ConfigError(
+            f"data.max_response_tokens: prompt + response may reach {longest} tokens, but the model's "
+            f"context is {model.max_position_embeddings}; lower data.max_prompt_tokens or "
+            "data.max_response_tokens, or extend the context with model.rope_theta and "
+            "model.max_position_embeddings"
+        )
+    if config.model.attention == "cudnn" and jax.default_backend() != "gpu":
+        raise ConfigError("model.attention: cudnn needs an NVIDIA GPU; use auto")
+
+
+def total_steps(config: RunConfig, data: SupervisedData) -> int:
+    """Optimiser updates of the whole run."""
+    return config.steps or config.epochs * data.steps_per_epoch
+
+
+def derived(
+    config: RunConfig, model: ModelConfig, data: SupervisedData, mesh: Mesh, steps: int
+) -> dict[str, Any]:
+    """The numbers that follow from the config: per device, per step, per run."""
+    shards = num_batch_shards(mesh)
+    rows, length = config.rows_per_microbatch, config.row_length
+    tokens = int(sum(data.lengths))
+    rows_needed = tokens / max(data.num_examples, 1) * config.sequences_per_step / length
+    if not config.data.packing:
+        rows_needed = config.sequences_per_step
+    epoch = f"{data.steps_per_epoch:,}"
+    if data.remainder:
+        epoch += f" ({data.remainder:,} records left over and dropped each epoch)"
+    return {
+        "parameters": f"{count_parameters(model):,}",
+        "devices": f"{mesh.size} = {' x '.join(f'{n} {s}' for n, s in mesh.shape.items())}",
+        "records": f"{data.num_examples:,}, {tokens:,} tokens",
+        "records per step": config.sequences_per_step,
+        "rows per micro-batch": f"{rows} of {length:,} tokens; {rows // shards} per device",
+        "micro-batches per step": f"about {math.ceil(rows_needed / rows)}",
+        "steps per epoch": epoch,
+        "steps": f"{steps:,} = {steps / data.steps_per_epoch:.2f} epochs",
+    }
+
+
+def count_parameters(model: ModelConfig) -> int:
+    from curiojax.models import abstract_params
+
+    return sum(math.prod(p.shape) for p in jax.tree.leaves(abstract_params(model, np.float32)))
+
+
+def memory_budget(recipe: Recipe, step: Step) -> dict[str, str]:
+    """Bytes per device by kind: exact for what is kept, XLA's own figure for what is temporary."""
+    state = recipe.abstract_state()
+    budget = {
+        "parameters (float32)": _bytes(state.params),
+        "optimiser": _bytes(state.opt_state),
+        "teacher (float32)": _bytes(state.teacher),
+        "gradient sums (float32)": _bytes(state.params),
+    }
+    temporary = {
+        name: getattr(analysis, "temp_size_in_bytes", 0) or 0
+        for name, analysis in step.memory().items()
+    }
+    budget["activations and buffers, at most"] = max(temporary.values())
+    shown = {name: format_bytes(size) for name, size in budget.items() if size}
+    shown["together"] = format_bytes(sum(budget.values()))
+    limit = _device_memory()
+    if limit:
+        shown["device memory"] = format_bytes(limit)
+        if sum(budget.values()) > limit:
+            raise ConfigError(
+                f"rows_per_microbatch: the run needs {shown['together']} per device, which has "
+                f"{shown['device memory']}; lower rows_per_microbatch, set model.remat=full, use "
+                "more devices, or objective.teacher=self"
+            )
+    return shown
+
+
+def _bytes(tree: Any) -> int:
+    """Bytes of one device's shards."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+    )
+
+
+def _device_memory() -> int | None:
+    stats = jax.local_devices()[0].memory_stats()
+    return (stats or {}).get("bytes_limit")
+
+
+def format_bytes(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:.0f} {unit}" if unit in ("B", "kB") else f"{size:.2f} {unit}"
+        size /= 1000
+    raise AssertionError("unreachable")

@@ -1,0 +1,410 @@
+"""The supervised stage, from a checkpoint and a data file to a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from curiojax import models, progress
+from curiojax.config import RunConfig, to_yaml
+from curiojax.data.pipeline import SupervisedData, build_dataset
+from curiojax.data.tokenize import load_tokenizer
+from curiojax.errors import ConfigError
+from curiojax.models import ModelConfig
+from curiojax.reports.training import write_training_report
+from curiojax.sharding import make_mesh, named_sharding, tree_shardings
+from curiojax.training import plan, statistics
+from curiojax.training.checkpoint import Checkpoints
+from curiojax.training.metrics import MetricsWriter, read_metrics
+from curiojax.training.state import TrainState, create_state, shardings_of
+from curiojax.training.step import Batch, Recipe, Scalars, Step, compile_step
+from curiojax.training.token_view import token_view
+
+# Keys that may change when a run is continued: they say where and how it is computed, not what.
+NOT_IDENTITY = (
+    "output_dir",
+    "rows_per_microbatch",
+    "mesh",
+    "checkpoint",
+    "logging",
+    "world",
+    "compare",
+    "model.path",
+    "model.remat",
+    "model.attention",
+    "data.path",
+    "data.workers",
+    "data.cache_dir",
+    "loss.chunk_tokens",
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run leaves behind.
+
+    Attributes:
+      directory: the run directory.
+      params: the trained weights, float32, on the mesh.
+      model: their architecture.
+      metrics: one dict per optimiser update.
+      token_view: one expert response with per-token numbers, for the report.
+    """
+
+    directory: Path
+    params: Any
+    model: ModelConfig
+    metrics: list[dict[str, Any]]
+    token_view: dict[str, Any]
+
+
+def run_sft(config: RunConfig, *, name: str = "training") -> Result:
+    """Trains, or continues, or finds the run finished; writes everything into the run directory.
+
+    Raises:
+      ConfigError: the input is wrong; raised before anything is compiled or overwritten.
+    """
+    directory = run_directory(config)
+    mesh = make_mesh(**config.mesh.model_dump())
+
+    # ---- data and model ---------------------------------------------------------------------
+    tokenizer = load_tokenizer(require(config.model.path, "model.path"))
+    model = model_config(config)
+    plan.check_fit(config, model, mesh)
+    data = build_data(config, tokenizer)
+    steps = plan.total_steps(config, data)
+    claim(directory, config, identity(config, model, data))
+    progress.print_pairs(f"{name}: {directory}", plan.derived(config, model, data, mesh, steps))
+
+    # ---- compile ----------------------------------------------------------------------------
+    recipe = Recipe(config, model, mesh, steps)
+    with progress.status("compiling the step"):
+        step = compile_step(recipe)
+    progress.print_pairs("memory per device", plan.memory_budget(recipe, step))
+
+    # ---- state: resume, or start from the checkpoint given ------------------------------------
+    checkpoints = Checkpoints(
+        directory / "checkpoints", config.checkpoint, identity(config, model, data)
+    )
+    state = checkpoints.restore(recipe.abstract_state(), report=_say)
+    if state is None:
+        state = initial_state(recipe)
+    elif int(state.step) < steps:
+        _say(f"continuing after step {int(state.step)}")
+
+    # ---- train --------------------------------------------------------------------------------
+    state = train(recipe, step, state, data, checkpoints, directory, name)
+    checkpoints.wait()
+    checkpoints.close()
+
+    # ---- hand over ------------------------------------------------------------------------------
+    metrics = read_metrics(directory / "metrics.jsonl")
+    view = token_view(recipe, state, data, tokenizer)
+    if jax.process_index() == 0:
+        (directory / "token_view.json").write_text(json.dumps(view), encoding="utf-8")
+        write_training_report(
+            directory / "report.html",
+            title=f"{name}: {config.objective.name}",
+            runs={name: metrics},
+            table=None,
+            token_view=view,
+            notes=[],
+            config_text=to_yaml(config),
+        )
+    export(state.params, model, config, directory / "hf")
+    return Result(directory, state.params, model, metrics, view)
+
+
+def train(
+    recipe: Recipe,
+    step: Step,
+    state: TrainState,
+    data: SupervisedData,
+    checkpoints: Checkpoints,
+    directory: Path,
+    name: str,
+) -> TrainState:
+    """The loop: one optimiser update per turn, metrics read one turn late so nothing waits on them."""
+    config, steps = recipe.config, recipe.total_steps
+    start = int(state.step)
+    writer = _writer(directory, config, start)
+    watch = _Watch(recipe, writer, progress.bar(name, total=steps, done=start))
+    with jax.set_mesh(recipe.mesh), watch, _stop_signal() as stop:
+        for number, arrays in data.iterate(start, steps):
+            state, scalars = step(state, list(place(arrays, recipe.mesh)))
+            watch.see(number, scalars)
+            done = number + 1
+            if done % config.checkpoint.every == 0 or done == steps or stop or watch.diverged:
+                watch.flush()
+                checkpoints.save(state)
+            if watch.diverged:
+                checkpoints.wait()
+                raise ConfigError(
+                    f"optimizer.learning_rate: the gradients of the last {config.optimizer.skip_limit} "
+                    f"steps were not finite; the run stopped after step {done} with a checkpoint in "
+                    f"{directory / 'checkpoints'}; lower the learning rate or inspect the data"
+                )
+            if stop:
+                checkpoints.wait()
+                raise KeyboardInterrupt
+    return state
+
+
+def place(arrays: dict[str, np.ndarray], mesh: Mesh) -> Iterator[Batch]:
+    """The micro-batches of a step, laid out over the mesh.
+
+    Args:
+      arrays: [M, R, T] each, the same on every process; each takes what its devices need.
+      mesh: the devices.
+    """
+    sharding = named_sharding(mesh, ("batch", "length"))
+    count = len(next(iter(arrays.values())))
+    for index in range(count):
+        yield {
+            name: jax.make_array_from_callback(
+                array.shape[1:], sharding, lambda part, rows=array[index]: rows[part]
+            )
+            for name, array in arrays.items()
+        }
+
+
+class _Watch:
+    """Turns a step's device scalars into metrics, one step late, and keeps the bar moving."""
+
+    def __init__(self, recipe: Recipe, writer: MetricsWriter | None, bar: Any):
+        self._recipe, self._writer, self._bar = recipe, writer, bar
+        self._pending: tuple[int, Scalars] | None = None
+        self._bad_steps = 0
+        self._clock = time.perf_counter()
+
+    def __enter__(self) -> _Watch:
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.flush()
+        self._bar.__exit__(*exception)
+        if self._writer:
+            self._writer.close()
+
+    @property
+    def diverged(self) -> bool:
+        return self._bad_steps >= self._recipe.config.optimizer.skip_limit
+
+    def see(self, number: int, scalars: Scalars) -> None:
+        self.flush()
+        self._pending = (number, scalars)
+
+    def flush(self) -> None:
+        if self._pending is None:
+            return
+        number, scalars = self._pending
+        self._pending = None
+        scalars = jax.device_get(scalars)
+        now = time.perf_counter()
+        metrics = step_metrics(self._recipe, number, scalars, now - self._clock)
+        self._clock = now
+        self._bad_steps = 0 if scalars.finite else self._bad_steps + 1
+        if self._writer:
+            self._writer.write(metrics)
+        self._bar.update(
+            number + 1,
+            loss=metrics["loss"],
+            entropy=metrics["entropy"],
+            tokens_per_second=metrics["tokens_per_second"],
+        )
+
+
+def step_metrics(
+    recipe: Recipe, number: int, scalars: Scalars, seconds: float
+) -> dict[str, Any]:
+    """One line of metrics.jsonl. `step` counts from 1: the number of updates done."""
+    objective = recipe.config.objective
+    report = statistics.summarize(scalars.stats, objective, recipe.model.vocab_size)
+    slots, positions = float(scalars.stats.sums["slots"]), float(scalars.stats.sums["positions"])
+    for key in ("slots", "positions"):
+        report.pop(key)
+    metrics = {
+        "step": number + 1,
+        "loss": float(scalars.loss),
+        **report,
+        "learning_rate": float(scalars.learning_rate),
+        "grad_norm": float(scalars.grad_norm),
+        "skipped": int(not scalars.finite),
+        "padding_share": 1.0 - positions / max(slots, 1.0),
+        "tokens_per_second": positions / max(seconds, 1e-9),
+        "step_seconds": seconds,
+    }
+    if recipe.teacher is not None:
+        metrics["teacher_lag"] = int(scalars.teacher_lag)
+        metrics["teacher_distance"] = float(scalars.teacher_distance)
+    return metrics
+
+
+# ---- starting points -------------------------------------------------------------------------
+
+
+def model_config(config: RunConfig) -> ModelConfig:
+    """The architecture of `model.path` with the run's overrides."""
+    overrides = _model_overrides(config)
+    return models.read_config(require(config.model.path, "model.path"), overrides=overrides)
+
+
+def initial_state(recipe: Recipe) -> TrainState:
+    """The state before the first step, its weights read from `model.path`."""
+    config = recipe.config
+    with progress.status("loading the weights"):
+        _, params = models.load_pretrained(
+            config.model.path,
+            dtype=np.float32,
+            mesh=recipe.mesh,
+            overrides=_model_overrides(config),
+        )
+    create = jax.jit(
+        lambda p: create_state(p, recipe.optimizer, recipe.teacher, config.seed),
+        out_shardings=shardings_of(recipe.abstract_state()),
+    )
+    with jax.set_mesh(recipe.mesh):
+        return create(params)
+
+
+def build_data(config: RunConfig, tokenizer: Any) -> SupervisedData:
+    require(config.data.path, "data.path")
+    data = build_dataset(
+        config.data,
+        tokenizer,
+        seed=config.seed,
+        sequences_per_step=config.sequences_per_step,
+        rows_per_microbatch=config.rows_per_microbatch,
+        normalizer=config.loss.normalizer,
+        cache_dir=config.data.cache_dir,
+    )
+    if data.drops:
+        progress.print_pairs("records dropped", data.drops)
+    for warning in data.warnings:
+        _say(f"warning: {warning}")
+    return data
+
+
+def _model_overrides(config: RunConfig) -> dict[str, Any]:
+    section = config.model
+    overrides = {
+        "compute_dtype": section.compute_dtype,
+        "remat": section.remat,
+        "attention": section.attention,
+        "rope_theta": section.rope_theta,
+        "max_position_embeddings": section.max_position_embeddings,
+    }
+    return {key: value for key, value in overrides.items() if value is not None}
+
+
+# ---- the run directory -------------------------------------------------------------------------
+
+
+def run_directory(config: RunConfig) -> Path:
+    return Path(require(config.output_dir, "output_dir"))
+
+
+def identity(config: RunConfig, model: ModelConfig, data: SupervisedData) -> dict[str, Any]:
+    """What a run is, for the check that a directory's checkpoints belong to it."""
+    values = config.model_dump(mode="json")
+    for key in NOT_IDENTITY:
+        section, _, leaf = key.rpartition(".")
+        (values[section] if section else values).pop(leaf)
+    shape = (model.vocab_size, model.hidden_size, model.num_layers, model.num_heads)
+    values["model"]["shape"] = " x ".join(str(size) for size in shape)
+    values["data"]["fingerprint"] = data.fingerprint
+    return values
+
+
+def claim(directory: Path, config: RunConfig, ours: dict[str, Any]) -> None:
+    """Makes the run directory ours, or raises a `ConfigError` when it holds something else."""
+    marker = directory / "identity.json"
+    if directory.exists() and not directory.is_dir():
+        raise ConfigError(f"output_dir: {directory} is a file; name a folder")
+    if marker.is_file():
+        theirs = json.loads(marker.read_text(encoding="utf-8"))
+        if theirs != ours:
+            key, old, new = next(_differences(theirs, ours))
+            raise ConfigError(
+                f"output_dir: {directory} holds a run with {key} = {old!r}, this one has {new!r}; "
+                "restore the old value to continue it, or choose another output_dir"
+            )
+    elif directory.is_dir() and any(directory.iterdir()):
+        raise ConfigError(
+            f"output_dir: {directory} is not empty and holds no run of this program; choose another"
+        )
+    if jax.process_index() == 0:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+        temporary = marker.with_suffix(".tmp")
+        temporary.write_text(json.dumps(ours, indent=1), encoding="utf-8")
+        temporary.replace(marker)
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(key for key in new if key not in old)]:
+            name = f"{prefix}.{key}" if prefix else key
+            yield from _differences(old.get(key), new.get(key), name)
+    elif old != new:
+        yield prefix, old, new
+
+
+def export(params: Any, model: ModelConfig, config: RunConfig, path: Path) -> None:
+    """Writes the weights as a Hugging Face checkpoint, in the source checkpoint's dtype."""
+    with progress.status(f"writing {path}"):
+        models.save_pretrained(
+            params, model, path, tokenizer_from=config.model.path, dtype=model.checkpoint_dtype
+        )
+
+
+def require(value: str | None, field: str) -> str:
+    if value is None:
+        raise ConfigError(f"{field}: missing; give it in the config file or as {field}=...")
+    return value
+
+
+def _writer(directory: Path, config: RunConfig, start: int) -> MetricsWriter | None:
+    if jax.process_index() != 0:
+        return None
+    return MetricsWriter(directory, config.logging, start, config.model_dump(mode="json"))
+
+
+@contextmanager
+def _stop_signal() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM, so that the step in flight ends and is saved; twice ends at once."""
+    seen: list[int] = []
+
+    def handle(number: int, frame: Any) -> None:
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(number)
+        _say("stopping after this step, with a checkpoint; once more to stop at once")
+
+    try:
+        old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not on the main thread: the caller decides about signals
+        yield seen
+        return
+    try:
+        yield seen
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _say(message: str) -> None:
+    if jax.process_index() == 0:
+        print(message, file=sys.stderr, flush=True)

@@ -1,0 +1,171 @@
+"""Masked statistics of per-token quantities that add up over micro-batches and devices.
+
+Sums, extremes and histograms are all a step keeps, so that no metric is ever a mean of means and
+quantiles over a step's millions of tokens need neither a sort nor the tokens themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from curiojax.objectives import Curio, Objective
+
+ENTROPY_BINS = 2048
+TAU_BINS = 1000
+SHOWN_TAU_BINS = 40
+
+
+class Stats(NamedTuple):
+    """Attributes:
+    sums: masked sums over tokens, float32 [] each.
+    extremes: {"min": ..., "max": ...} of the token weight.
+    entropy: {name: float32 [2, ENTROPY_BINS]}, token counts and entropy sums per bin.
+    tau: float32 [TAU_BINS], token counts.
+    """
+
+    sums: dict[str, jax.Array]
+    extremes: dict[str, jax.Array]
+    entropy: dict[str, jax.Array]
+    tau: jax.Array
+
+
+def tau_range(objective: Objective) -> tuple[float, float]:
+    """Range of the temperature histogram."""
+    if not isinstance(objective, Curio):
+        return 1.0, 2.0
+    return 1.0, max(objective.tau_max, objective.fixed_tau or 0.0, 1.0 + 1e-3)
+
+
+def measure(
+    objective: Objective, tokens: dict[str, jax.Array], mask: jax.Array, vocab_size: int
+) -> Stats:
+    """Statistics of one micro-batch.
+
+    Args:
+      objective: decides which quantities exist.
+      tokens: per-token metrics of `curiojax.losses`, float32 [B, T] each.
+      mask: bool [B, T], the trained tokens.
+      vocab_size: bounds the entropy histogram at log(vocab_size).
+    """
+    valid = mask.astype(jnp.float32)
+
+    def total(x):
+        return jnp.sum(jnp.where(mask, x.astype(jnp.float32), 0.0))
+
+    sums = {"tokens": jnp.sum(valid), "sft_nll": -total(tokens["log_prob"])}
+    sums["entropy"] = total(tokens["entropy"])
+    entropy = {"entropy": _entropy_histogram(tokens["entropy"], mask, vocab_size)}
+    extremes = {}
+    tau = jnp.zeros((TAU_BINS,), jnp.float32)
+    if "weight" in tokens:
+        weight = tokens["weight"]
+        sums["weight_mean"] = total(weight)
+        sums["weight_below_0.9"] = total(weight < 0.9)
+        sums["weight_negative"] = total(weight < 0.0)
+        extremes["min"] = jnp.min(jnp.where(mask, weight, jnp.inf))
+        extremes["max"] = jnp.max(jnp.where(mask, weight, -jnp.inf))
+    for key in ("sed_k2", "teacher_entropy", "entropy_increment", "gated", "at_floor", "at_cap"):
+        if key in tokens:
+            sums[key] = total(tokens[key])
+    if "teacher_entropy" in tokens:
+        entropy["teacher_entropy"] = _entropy_histogram(
+            tokens["teacher_entropy"], mask, vocab_size
+        )
+    if "tau" in tokens:
+        sums["tau_mean"] = total(tokens["tau"])
+        low, high = tau_range(objective)
+        tau = _counts(tokens["tau"], valid, low, high, TAU_BINS)
+    return Stats(sums, extremes, entropy, tau)
+
+
+def add(a: Stats, b: Stats) -> Stats:
+    """Statistics of two disjoint sets of tokens together."""
+    extremes = {
+        key: (jnp.minimum if key == "min" else jnp.maximum)(a.extremes[key], b.extremes[key])
+        for key in a.extremes
+    }
+    plus = jax.tree.map(jnp.add, (a.sums, a.entropy, a.tau), (b.sums, b.entropy, b.tau))
+    return Stats(plus[0], extremes, plus[1], plus[2])
+
+
+def empty(like: Stats) -> Stats:
+    """The neutral element of `add`, with the structure of `like` (arrays or abstract arrays)."""
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+    extremes = {
+        key: jnp.full((), jnp.inf if key == "min" else -jnp.inf, jnp.float32)
+        for key in like.extremes
+    }
+    return zeros._replace(extremes=extremes)
+
+
+def summarize(stats: Stats, objective: Objective, vocab_size: int) -> dict[str, Any]:
+    """What a step reports, on the host: means over tokens, quantiles and shares.
+
+    `*_top20` is the mean over the 20 % of the step's tokens with the highest entropy, `*_rest` over
+    the others, as in the paper's Figure 2; each model's tokens are grouped by its own entropy.
+    Quantiles are exact to a bin: 5e-4 for tau, log(vocab_size) / 2048 nats for the entropy bound.
+    """
+    stats = jax.tree.map(np.asarray, stats)
+    tokens = float(stats.sums["tokens"])
+    count = max(tokens, 1.0)
+    report: dict[str, Any] = {
+        key: float(value) / count for key, value in stats.sums.items() if key != "tokens"
+    }
+    report["tokens"] = int(tokens)
+    for key, name in (("min", "weight_min"), ("max", "weight_max")):
+        if key in stats.extremes:
+            report[name] = float(stats.extremes[key])
+    for name, histogram in stats.entropy.items():
+        report[f"{name}_top20"], report[f"{name}_rest"] = _split_mean(histogram, share=0.2)
+    if "tau_mean" in report:
+        low, high = tau_range(objective)
+        for key, q in (("tau_p10", 0.1), ("tau_p50", 0.5), ("tau_p90", 0.9)):
+            report[key] = _quantile(stats.tau, q, low, high)
+        shown = stats.tau.reshape(SHOWN_TAU_BINS, -1).sum(axis=1)
+        report["tau_histogram"] = {
+            "edges": [round(float(e), 6) for e in np.linspace(low, high, SHOWN_TAU_BINS + 1)],
+            "counts": [int(c) for c in shown],
+        }
+    return report
+
+
+def _counts(x: jax.Array, weights: jax.Array, low: float, high: float, bins: int) -> jax.Array:
+    position = (x.astype(jnp.float32) - low) * (bins / (high - low))
+    index = jnp.clip(jnp.nan_to_num(position), 0, bins - 1).astype(jnp.int32)
+    return jax.ops.segment_sum(weights.ravel(), index.ravel(), num_segments=bins)
+
+
+def _entropy_histogram(x: jax.Array, mask: jax.Array, vocab_size: int) -> jax.Array:
+    high = math.log(vocab_size)
+    valid = mask.astype(jnp.float32)
+    sums = jnp.where(mask, x.astype(jnp.float32), 0.0)
+    both = [_counts(x, weights, 0.0, high, ENTROPY_BINS) for weights in (valid, sums)]
+    return jnp.stack(both)
+
+
+def _split_mean(histogram: np.ndarray, share: float) -> tuple[float, float]:
+    """Means over the top `share` of the tokens and over the rest; a bin on the border is split."""
+    counts, sums = histogram.astype(np.float64)
+    total = counts.sum()
+    if total == 0:
+        return 0.0, 0.0
+    above = np.cumsum(counts[::-1])[::-1]  # tokens in this bin or higher ones
+    taken = np.clip(share * total - (above - counts), 0.0, counts)
+    part = np.divide(taken, counts, out=np.zeros_like(counts), where=counts > 0)
+    top = float((sums * part).sum() / (share * total))
+    rest = float((sums * (1.0 - part)).sum() / max((1.0 - share) * total, 1e-12))
+    return top, rest
+
+
+def _quantile(counts: np.ndarray, q: float, low: float, high: float) -> float:
+    total = counts.sum()
+    if total == 0:
+        return float("nan")
+    index = int(np.searchsorted(np.cumsum(counts), q * total))
+    width = (high - low) / len(counts)
+    return float(low + (min(index, len(counts) - 1) + 0.5) * width)
