@@ -156,3 +156,54 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
             flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
         return flat
     return {prefix: tree}
+
+
+# ---- parameters alone: what the conversion tool reads and writes -----------------------------
+
+
+def restore_params(directory: Path, like: Any, step: int | None = None) -> tuple[Any, int]:
+    """The student's weights of one checkpoint of a run, without its optimiser and teacher.
+
+    Args:
+      directory: the run's `checkpoints` folder.
+      like: abstract parameters with shardings.
+      step: which checkpoint; None: the newest.
+
+    Returns:
+      (parameters, step)
+
+    Raises:
+      ConfigError: there is no such checkpoint, or it cannot be read.
+    """
+    steps = sorted(_step_folders(directory))
+    if step is None and steps:
+        step = steps[-1]
+    if step not in steps:
+        found = f"it has {', '.join(map(str, steps))}" if steps else "there are no checkpoints"
+        raise ConfigError(f"{directory}: no checkpoint {step if step is not None else ''}; {found}")
+    folder = directory.absolute() / str(step) / "state"
+    return _read_tree(folder, {"params": like})["params"], step
+
+
+def save_params(directory: Path, params: Any) -> None:
+    """Writes a tree of weights as an Orbax checkpoint of its own."""
+    with ocp.StandardCheckpointer() as writer:
+        writer.save(directory.absolute(), params)
+
+
+def load_params(directory: Path, like: Any) -> Any:
+    """Reads what `save_params` wrote, laid out like the abstract parameters `like`."""
+    return _read_tree(directory.absolute(), like)
+
+
+def _read_tree(folder: Path, like: Any) -> Any:
+    arguments = ocp.args.PyTreeRestore(
+        item=like,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(like),
+        partial_restore=True,
+    )
+    try:
+        return ocp.PyTreeCheckpointer().restore(folder, args=arguments)
+    except Exception as error:  # whatever a torn or foreign folder makes of the reader
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise ConfigError(f"{folder}: cannot be read as weights of this model ({first_line})") from None

@@ -1,0 +1,314 @@
+"""From a data config to the batch of any step.
+
+The batch of step t is a pure function of (records, seed, t): an epoch is a permutation of the
+records, a step takes the next `sequences_per_step` of them, and packing decides only how these
+share rows. Resuming needs the step number and nothing else, whatever the number of processes,
+threads or workers.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from curiojax.data import packing, records, store, tokenize
+from curiojax.errors import ConfigError
+
+Batch = dict[str, np.ndarray]
+Progress = Callable[[int, int], None]
+
+_VERSION = 1  # of the cached files and of what is written into them
+_CHUNK = 32  # records tokenised at once
+
+
+class SupervisedData:
+    """Tokenised records and the plan of their batches. Made by `build_dataset`.
+
+    Attributes:
+      num_examples: records that are trained on.
+      sequences_per_step: records in every batch.
+      steps_per_epoch: batches of an epoch.
+      remainder: records at the end of an epoch that fill no batch; others each epoch.
+      row_length: tokens per row.
+      drops: records left out, counted by reason.
+      warnings: what the user should look at, one sentence each.
+      format: schema the source was read as.
+      num_rows: rows of the source, dropped ones included.
+      lengths, prompt_lengths, response_lengths: tokens per record, int64 [num_examples].
+      fingerprint: hash of the token ids; with the seed it decides every batch.
+    """
+
+    def __init__(
+        self,
+        tokens: store.Store,
+        *,
+        seed: int,
+        sequences_per_step: int,
+        rows_per_microbatch: int,
+        row_length: int,
+        packing: bool = True,
+        max_response_tokens: int = 0,
+    ):
+        self._store = tokens
+        self._seed = seed
+        self._rows = rows_per_microbatch
+        self._packing = packing
+        self.row_length = row_length
+        self.sequences_per_step = sequences_per_step
+        self.num_examples = len(tokens)
+        self.steps_per_epoch, self.remainder = divmod(self.num_examples, sequences_per_step)
+        self.lengths = tokens.lengths
+        self.prompt_lengths = tokens.prompt_lengths
+        self.response_lengths = self.lengths - self.prompt_lengths
+        self.drops: dict[str, int] = tokens.meta["drops"]
+        self.format: str = tokens.meta["format"]
+        self.num_rows: int = tokens.meta["num_rows"]
+        self.fingerprint: str = tokens.meta["fingerprint"]
+        counts = tokens.meta["counts"]
+        self.truncated: int = counts["truncated"]
+        self.warnings = tokenize.warnings(counts, self.num_examples, max_response_tokens)
+
+    def example(self, index: int) -> tuple[list[int], list[int]]:
+        """Prompt ids and response ids of a record."""
+        ids = self._store.record(index).tolist()
+        prompt = int(self.prompt_lengths[index])
+        return ids[:prompt], ids[prompt:]
+
+    def indices(self, step: int) -> np.ndarray:
+        """The records of a step in the order of the epoch's plan, int64 [sequences_per_step]."""
+        if step < 0:
+            raise ValueError(f"step must not be negative; it is {step}")
+        epoch, position = divmod(step, self.steps_per_epoch)
+        order = epoch_order(self.num_examples, self._seed, epoch)
+        return order[position * self.sequences_per_step : (position + 1) * self.sequences_per_step]
+
+    def layout(self, step: int) -> list[list[int]]:
+        """For each row of a step, which of `indices(step)` it holds, as positions therein.
+
+        The k-th entry of a row is the record with segment id k + 1. Rows that only fill up the last
+        micro-batch are not listed.
+        """
+        inputs = self.lengths[self.indices(step)] - 1
+        if not self._packing:
+            return [[position] for position in range(len(inputs))]
+        return packing.pack(inputs.tolist(), self.row_length)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step; a pure function.
+
+        Returns:
+          Arrays [M, R, T] of M micro-batches, R = rows_per_microbatch, T = row_length. `tokens` are
+          the inputs and `labels` the ids one later, int32; `positions` restart at 0 with each
+          record, int32; `segment_ids` count the records of a row from 1, 0 is padding, int32;
+          `loss_mask` is 1 where the label belongs to a response, its end-of-sequence token
+          included, float32. M depends on how many rows the records of the step need.
+        """
+        chosen, layout = self.indices(step), self.layout(step)
+        num_microbatches = -(-len(layout) // self._rows)
+        shape = (num_microbatches * self._rows, self.row_length)
+        batch = {
+            name: np.zeros(shape, np.float32 if name == "loss_mask" else np.int32)
+            for name in ("tokens", "labels", "positions", "segment_ids", "loss_mask")
+        }
+        for row, members in enumerate(layout):
+            start = 0
+            for segment, member in enumerate(members, 1):
+                index = int(chosen[member])
+                ids = self._store.record(index)
+                stop = start + len(ids) - 1
+                batch["tokens"][row, start:stop] = ids[:-1]
+                batch["labels"][row, start:stop] = ids[1:]
+                batch["positions"][row, start:stop] = np.arange(stop - start)
+                batch["segment_ids"][row, start:stop] = segment
+                # From lengths, never from token values: the padding id may be the final one too.
+                first = start + int(self.prompt_lengths[index]) - 1
+                batch["loss_mask"][row, first:stop] = 1
+                start = stop
+        return {
+            name: array.reshape(num_microbatches, self._rows, self.row_length)
+            for name, array in batch.items()
+        }
+
+    def iterate(self, start_step: int, stop_step: int) -> Iterator[tuple[int, Batch]]:
+        """Yields (step, batch) for the steps in [start_step, stop_step), prefetching a few."""
+        import grain  # imports jax, which reading records does not need
+
+        options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+        steps = grain.MapDataset.source(range(start_step, stop_step))
+        yield from steps.map(lambda step: (step, self.batch(step))).to_iter_dataset(options)
+
+
+@functools.lru_cache(maxsize=4)
+def epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
+    """The permutation of the records in an epoch, int64 [num_examples], read-only.
+
+    Records are sorted by raw Philox words keyed by (seed, epoch). numpy guarantees these words for
+    ever, but not what `Generator.permutation` makes of them.
+    """
+    words = np.random.Philox(key=np.asarray([seed, epoch], np.uint64)).random_raw(num_examples)
+    order = np.argsort(words, kind="stable")
+    order.flags.writeable = False
+    return order
+
+
+def build_dataset(
+    data_config: Any,
+    tokenizer: Any,
+    *,
+    seed: int,
+    sequences_per_step: int,
+    rows_per_microbatch: int,
+    cache_dir: str | os.PathLike | None = None,
+    progress: Progress | None = None,
+) -> SupervisedData:
+    """Reads, tokenises (or finds in the cache) and plans the training data.
+
+    Args:
+      data_config: the `data` section of a run's config.
+      tokenizer: a Hugging Face tokenizer.
+      seed: of the order of the records.
+      sequences_per_step: records per optimiser step.
+      rows_per_microbatch: rows per forward pass.
+      cache_dir: where token ids are kept; default: `data_config.cache_dir`, then
+        `$CURIOJAX_CACHE/data`, then `~/.cache/curiojax/data`.
+      progress: called with (records done, records in total) while tokenising.
+
+    Raises:
+      ConfigError: unreadable or unknown data, a template the tokenizer cannot express, too few
+        records for one step, or rows shorter than a record.
+    """
+    if not data_config.path:
+        raise ConfigError("data.path: not set; give a hub id or a parquet, JSONL or JSON file")
+    encoder = tokenize.Encoder(
+        tokenizer,
+        data_config.template,
+        data_config.max_prompt_tokens,
+        data_config.max_response_tokens,
+        data_config.overlong,
+    )
+    encoder.check()
+    row_length = data_config.row_length or (
+        data_config.max_prompt_tokens + data_config.max_response_tokens
+    )
+    folder = cache_dir or getattr(data_config, "cache_dir", None) or records.default_cache_dir()
+    tokens = _tokens(data_config, encoder, Path(folder), progress)
+    _check(tokens, sequences_per_step, row_length)
+    return SupervisedData(
+        tokens,
+        seed=seed,
+        sequences_per_step=sequences_per_step,
+        rows_per_microbatch=rows_per_microbatch,
+        row_length=row_length,
+        packing=data_config.packing,
+        max_response_tokens=data_config.max_response_tokens,
+    )
+
+
+def _check(tokens: store.Store, sequences_per_step: int, row_length: int) -> None:
+    if len(tokens) < sequences_per_step:
+        drops = ", ".join(f"{n} {reason}" for reason, n in tokens.meta["drops"].items()) or "none"
+        raise ConfigError(
+            f"sequences_per_step: {sequences_per_step}, but data.path has only {len(tokens)} "
+            f"usable records of {tokens.meta['num_rows']} (dropped: {drops}); lower "
+            "sequences_per_step, raise the limits or use more data"
+        )
+    longest = int(tokens.lengths.max()) - 1
+    if longest > row_length:
+        raise ConfigError(
+            f"data.row_length: {row_length} is shorter than the longest record, which takes "
+            f"{longest} tokens; raise it, or lower data.max_response_tokens"
+        )
+
+
+def _tokens(
+    config: Any, encoder: tokenize.Encoder, folder: Path, progress: Progress | None
+) -> store.Store:
+    """The cached token ids of a source, tokenised first if need be."""
+    limit = getattr(config, "limit", None)
+    key = {
+        "version": _VERSION,
+        "source": records.source_fingerprint(config.path, config.split),
+        "format": config.format,
+        "limit": limit,
+        "tokenizer": tokenize.tokenizer_fingerprint(encoder.tokenizer),
+        "template": encoder.template,
+        "limits": [encoder.max_prompt_tokens, encoder.max_response_tokens, encoder.overlong],
+    }
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+    cached = store.read_store(folder / name)
+    if cached is not None:
+        return cached
+    # The Arrow copy of the source is of no use once the token ids are written.
+    with store.temporary_folder(folder) as arrow:
+        source = records.load_records(
+            config.path, format=config.format, split=config.split, limit=limit, cache_dir=arrow
+        )
+        reasons = np.zeros(len(tokenize.REASONS), np.int64)
+        counts = np.zeros(len(tokenize.COUNTS), np.int64)
+
+        def chunks() -> Iterator[tokenize.Chunk]:
+            for chunk in _encode(source, encoder, getattr(config, "workers", 0)):
+                if chunk.error:
+                    raise ConfigError(chunk.error)
+                reasons[:] += chunk.reasons
+                counts[:] += chunk.counts
+                if progress is not None:
+                    progress(int(reasons.sum()), len(source))
+                yield chunk
+
+        def describe() -> dict[str, Any]:
+            drops = dict(source.drops)
+            for reason, count in zip(tokenize.REASONS[1:], reasons[1:].tolist(), strict=True):
+                if count:
+                    drops[reason] = drops.get(reason, 0) + count
+            return {
+                "key": key,
+                "format": source.format,
+                "num_rows": source.num_rows,
+                "drops": drops,
+                "counts": dict(zip(tokenize.COUNTS, counts.tolist(), strict=True)),
+            }
+
+        return store.write_store(folder / name, chunks(), describe)
+
+
+class _EncodeChunk:
+    """Encodes the i-th chunk of the records; what a worker process is sent."""
+
+    def __init__(self, source: records.Records, encoder: tokenize.Encoder):
+        self.source, self.encoder = source, encoder
+
+    def __call__(self, chunk: int) -> dict[str, Any]:
+        first = chunk * _CHUNK
+        return vars(self.encoder(self.source[first : first + _CHUNK], first))
+
+
+def _encode(
+    source: records.Records, encoder: tokenize.Encoder, workers: int
+) -> Iterator[tokenize.Chunk]:
+    """Encodes all records in order, in threads or in worker processes."""
+    import grain  # imports jax, which reading records does not need
+
+    num_chunks = -(-len(source) // _CHUNK)
+    threads = min(8, os.cpu_count() or 1)
+    dataset = grain.MapDataset.source(range(num_chunks)).map(_EncodeChunk(source, encoder))
+    dataset = dataset.to_iter_dataset(grain.ReadOptions(threads, 2 * threads))
+    if workers > 0:
+        _allow_worker_processes()
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return (tokenize.Chunk(**chunk) for chunk in dataset)
+
+
+def _allow_worker_processes() -> None:
+    # Grain reads absl flags when it starts workers, which fails unless absl has parsed some.
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()

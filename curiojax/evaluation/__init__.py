@@ -1,0 +1,1 @@
+"""Scoring of models: estimators and the loops that sample and grade."""

@@ -1,0 +1,1 @@
+"""Reports: one HTML file per run that opens from disk, without a network."""

@@ -1,0 +1,181 @@
+"""The shell of a report: one HTML file with everything inside, and the escaping all parts share.
+
+What a model wrote is untrusted. It reaches the page only through `escape` (as text) or
+`json_block` (as data), and a Content-Security-Policy in the page allows exactly the scripts written
+here, by their hash, and no request to anywhere, should something slip through all the same.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import math
+import unicodedata
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+from curiojax.progress import format_rows, is_numeric
+
+_INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+# Joiners are ordinary spelling in several scripts and in emoji; line breaks and tabs are layout.
+_KEPT = {"\n", "\t", "\u200c", "\u200d"}
+
+
+def visible(text: str) -> str:
+    """`text` with its control and formatting characters spelled out.
+
+    Control characters become their pictures (U+0000 is shown as U+2400, and so on), everything else
+    without a shape of its own (bidirectional overrides, zero-width spaces, lone surrogates) becomes
+    its code point. Line feeds and tabs stay; CR LF counts as a line feed.
+    """
+    text = text.replace("\r\n", "\n")
+    if text.isprintable():
+        return text
+    return "".join(_visible_character(c) for c in text)
+
+
+def _visible_character(character: str) -> str:
+    if character in _KEPT or unicodedata.category(character) not in _INVISIBLE:
+        return character
+    code = ord(character)
+    if code < 0x20:
+        return chr(0x2400 + code)
+    if code == 0x7F:
+        return "\u2421"
+    return f"\u27e8U+{code:04X}\u27e9"
+
+
+def escape(text: object) -> str:
+    """`text` as HTML text or attribute value."""
+    return html.escape(visible(str(text)), quote=True)
+
+
+def finite(value: Any, digits: int = 5) -> float | None:
+    """`value` rounded to `digits` significant digits; None if it is not a finite number."""
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return float(f"{number:.{digits}g}") if math.isfinite(number) else None
+
+
+def json_block(identifier: str, data: Any) -> str:
+    """A `<script type="application/json">` element that no content of `data` can end or nest."""
+    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return f'<script type="application/json" id="{escape(identifier)}">{text}</script>'
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], caption: str | None = None) -> str:
+    """A table; numbers are right-aligned. Narrow screens get it turned by 90 degrees if that helps.
+
+    Raises:
+      ValueError: a row does not have one cell per column.
+    """
+    if any(len(row) != len(columns) for row in rows):
+        raise ValueError(f"every row of the table needs {len(columns)} cells, one per column")
+    numeric = [is_numeric([row[i] for row in rows]) for i in range(len(columns))]
+    cells = format_rows(rows) if columns else []
+    upright = _table_element(columns, cells, numeric)
+    note = f'<p class="caption">{escape(caption)}</p>' if caption else ""
+    if not (len(columns) > 3 and 1 <= len(rows) <= 4):
+        return f'<div class="table">{upright}</div>{note}'
+    turned = _table_element(
+        [columns[0], *(row[0] for row in cells)],
+        [[column, *(row[i] for row in cells)] for i, column in enumerate(columns) if i > 0],
+        [False] + [True] * len(rows),
+    )
+    return f'<div class="table wide">{upright}</div><div class="table narrow">{turned}</div>{note}'
+
+
+def _table_element(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool]
+) -> str:
+    def cell(tag: str, text: str, i: int) -> str:
+        scope = ' scope="col"' if tag == "th" else ""
+        if tag == "td" and i == 0:
+            tag, scope = "th", ' scope="row"'
+        return f"<{tag}{scope}{' class=number' if numeric[i] else ''}>{escape(text)}</{tag}>"
+
+    head = "".join(cell("th", text, i) for i, text in enumerate(columns))
+    body = "".join(
+        f"<tr>{''.join(cell('td', text, i) for i, text in enumerate(row))}</tr>" for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def paragraphs(notes: Sequence[str]) -> str:
+    """Plain text as paragraphs."""
+    return "".join(f"<p>{escape(note)}</p>" for note in notes)
+
+
+def section(heading: str, body: str, identifier: str) -> str:
+    return f'<section id="{escape(identifier)}"><h2>{escape(heading)}</h2>{body}</section>'
+
+
+def details(summary: str, text: str) -> str:
+    """A collapsed block of preformatted text."""
+    return f"<details><summary>{escape(summary)}</summary><pre>{escape(text)}</pre></details>"
+
+
+def asset(name: str) -> str:
+    """The text of a file in `curiojax/reports/assets`."""
+    return (resources.files("curiojax.reports") / "assets" / name).read_text(encoding="utf-8")
+
+
+def page(
+    title: str, body: str, *, data: Sequence[str] = (), scripts: Sequence[str] = (), css: str = ""
+) -> str:
+    """The whole document.
+
+    Args:
+      title: shown in the window's title bar; `body` brings its own heading.
+      body: HTML.
+      data: elements made by `json_block`.
+      scripts: JavaScript sources, run in this order after the body is there.
+      css: added to the report's own style sheet.
+    """
+    sources = [_safe_script(source) for source in scripts]
+    hashes = " ".join(f"'sha256-{_digest(source)}'" for source in sources) or "'none'"
+    # plotly.js sets styles from scripts and fills images it made itself; nothing may be fetched.
+    policy = (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta name="referrer" content="no-referrer">
+<title>{escape(title)}</title>
+<link rel="icon" href="data:,">
+<style>
+{asset("report.css")}{css}
+</style>
+</head>
+<body>
+<main>
+{body}
+</main>
+{"".join(data)}
+{"".join(f"<script>{source}</script>" for source in sources)}
+</body>
+</html>
+"""
+
+
+def _safe_script(source: str) -> str:
+    return source.replace("\r\n", "\n").replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def _digest(source: str) -> str:
+    return base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()

@@ -1,0 +1,180 @@
+"""`write_training_report`: the report of one or several training runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from plotly.offline import get_plotlyjs
+
+from curiojax.progress import format_duration
+from curiojax.reports import charts, page, tokens
+
+
+def write_training_report(
+    path: str | os.PathLike[str],
+    *,
+    title: str,
+    runs: charts.Runs,
+    table: Mapping[str, Any] | None = None,
+    token_view: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+    config_text: str | None = None,
+) -> Path:
+    """Writes a self-contained HTML file (about 5 MB, most of it plotly.js) and returns its path.
+
+    Args:
+      path: the file; it is replaced in one go.
+      title: heading of the report.
+      runs: for each run, in the order of its colours, the objects of its `metrics.jsonl`. Objects
+        without a `step` are ignored, as are metrics a run does not have and values that are not
+        finite (they leave a gap).
+      table: {"columns": [str], "rows": [[cell]], "caption": str or None}, shown on top.
+      token_view: see `curiojax.reports.tokens.token_view`.
+      notes: paragraphs of plain text below the heading.
+      config_text: shown collapsed at the end.
+
+    Raises:
+      ValueError: a row of `table` does not have one cell per column.
+    """
+    runs = {name: charts.clean(rows) for name, rows in runs.items()}
+    body = [f"<header><h1>{page.escape(title)}</h1>{page.paragraphs(notes)}</header>"]
+    if table and table.get("columns"):
+        summary = page.table(table["columns"], table["rows"], table.get("caption"))
+        body.append(page.section("Summary", summary, "summary"))
+    body.append(page.section("Runs", _glance(runs), "runs"))
+    curve_html, figures, smoothing = _curves(runs)
+    body.append(curve_html)
+    token_data: dict[str, Any] = {}
+    if token_view:
+        token_html, token_data = tokens.token_view(token_view)
+        body.append(page.section("One expert response, token by token", token_html, "token-view"))
+    if config_text:
+        configuration = page.details("The resolved configuration", config_text)
+        body.append(page.section("Configuration", configuration, "configuration"))
+    scripts = [page.asset("report.js")]
+    if figures:
+        scripts.insert(0, get_plotlyjs())
+    document = page.page(
+        title,
+        "\n".join(body),
+        data=[
+            page.json_block("figures", figures),
+            page.json_block("token-data", token_data),
+            page.json_block("settings", {"smoothing": smoothing}),
+        ],
+        scripts=scripts,
+        css=_run_css() + (tokens.token_css() if token_view else ""),
+    )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(document, encoding="utf-8")
+    temporary.replace(path)
+    return path
+
+
+def _glance(runs: charts.Runs) -> str:
+    """What each run amounted to, from its metrics."""
+    if not any(runs.values()):
+        return '<p class="empty">No training steps were recorded.</p>'
+    columns = ["run", "steps", "trained tokens", "time", "cross-entropy", "entropy"]
+    columns += ["highest 20 %", "other 80 %"]
+    rows = []
+    broken = {}
+    for name, steps in runs.items():
+        seconds = [s for row in steps if (s := page.finite(row.get("step_seconds"))) is not None]
+        trained = [t for row in steps if (t := page.finite(row.get("tokens"), 15)) is not None]
+        last = steps[-max(1, math.ceil(len(steps) / 10)) :]
+        rows.append(
+            [
+                name,
+                len(steps),
+                int(math.fsum(trained)) if trained else None,
+                format_duration(math.fsum(seconds)) if seconds else None,
+                *(
+                    _mean(last, key)
+                    for key in ("sft_nll", "entropy", "entropy_top20", "entropy_rest")
+                ),
+            ]
+        )
+        bad = sum(1 for row in steps if "loss" in row and page.finite(row["loss"]) is None)
+        if bad:
+            broken[name] = bad
+    caption = (
+        "Cross-entropy and entropy are in nats per token, means over the last tenth of the run's "
+        "steps, measured on the expert's tokens. Time is the sum of the steps' wall time."
+    )
+    warning = "".join(
+        f'<p class="warning">{page.escape(name)}: {count:,} steps without a finite loss.</p>'
+        for name, count in broken.items()
+    )
+    return page.table(columns, rows, caption) + warning
+
+
+def _mean(rows: Sequence[charts.Row], key: str) -> float | None:
+    numbers = [v for row in rows if (v := page.finite(row.get(key), 8)) is not None]
+    return math.fsum(numbers) / len(numbers) if numbers else None
+
+
+def _curves(runs: charts.Runs) -> tuple[str, dict[str, Any], dict[str, int]]:
+    """The charts' HTML, their figures by element id, and how the script may smooth them."""
+    joined = charts.curves(runs)
+    figures: dict[str, Any] = {}
+    groups = []
+    for group in charts.GROUPS:
+        cards = []
+        for chart in group.charts:
+            figure = charts.line_figure(chart, joined)
+            if figure is None:
+                continue
+            present = [s for s in chart.series if any(r.has(s.key) for r in joined.values())]
+            cards.append(charts.chart_card(chart, present))
+            figures[f"plot-{chart.identifier}"] = json.loads(figure.to_json())
+            if chart.identifier == "tau":
+                for index, (name, rows) in enumerate(runs.items()):
+                    heat = charts.tau_figure(name, rows, index)
+                    if heat is not None:
+                        identifier = f"tau-distribution-{index}"
+                        cards.append(charts.tau_card(identifier, name, index))
+                        figures[f"plot-{identifier}"] = json.loads(heat.to_json())
+        if cards:
+            intro = f"<p>{page.escape(group.intro)}</p>" if group.intro else ""
+            grid = f'<div class="grid{" large" if group.large else ""}">{"".join(cards)}</div>'
+            groups.append(page.section(group.title, intro + grid, f"curves-{group.identifier}"))
+    if not figures:
+        return "", {}, {"points": 1}
+    stride = max(run.stride for run in joined.values())
+    points = max(len(run.steps) for run in joined.values())
+    window = 2 * round(points / 100) + 1  # of points; 1 (off) below 50 steps
+    return (
+        f"{_toolbar(runs, stride, window)}"
+        "<noscript><p class='warning'>The charts need JavaScript.</p></noscript>" + "".join(groups),
+        figures,
+        {"points": window},
+    )
+
+
+def _toolbar(runs: charts.Runs, stride: int, window: int) -> str:
+    """The legend of all charts, which switches runs off and on, and the smoothing."""
+    chips = "".join(
+        f'<button type="button" class="chip" data-run="{i}" aria-pressed="true">'
+        f'<i class="dot run-{i % len(charts.RUN_COLOURS)}"></i>{page.escape(name)}</button>'
+        for i, name in enumerate(runs)
+    )
+    smooth = ""
+    if window > 1:
+        smooth = (
+            '<label class="smooth"><input type="checkbox" id="smooth" checked>'
+            f"<span>smooth: mean over {window * stride} steps</span></label>"
+        )
+    joined = f'<span class="hint">each point joins {stride} steps</span>' if stride > 1 else ""
+    return f'<nav class="toolbar" aria-label="Runs">{chips}{smooth}{joined}</nav>'
+
+
+def _run_css() -> str:
+    return "".join(f".run-{i}{{background:{c}}}" for i, c in enumerate(charts.RUN_COLOURS))

@@ -1,0 +1,133 @@
+"""The config tree: defaults from the paper, presets, overrides, and errors a user can act on."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from curiojax.config import load_config, parse_config, parse_objective, to_yaml
+from curiojax.errors import ConfigError
+from curiojax.objectives import Curio, Sft
+
+CONFIGS = sorted(Path(__file__).parents[1].glob("configs/**/*.yaml"))
+
+
+def test_defaults_are_the_papers():
+    config = load_config(None)
+    assert (config.epochs, config.sequences_per_step, config.rows_per_microbatch) == (3, 256, 16)
+    assert config.row_length == 1024 + 8192
+    assert (config.data.template, config.data.overlong, config.data.packing) == (
+        "curio",
+        "drop",
+        True,
+    )
+    optimizer = config.optimizer
+    assert (optimizer.learning_rate, optimizer.warmup_steps) == (1e-5, 60)
+    assert (optimizer.betas, optimizer.eps, optimizer.weight_decay) == ((0.9, 0.999), 1e-8, 0.01)
+    assert (config.teacher.step_size, config.teacher.every) == (0.99, 5)
+    objective = config.objective
+    assert isinstance(objective, Curio)
+    assert (objective.alpha, objective.entropy_pivot, objective.gamma) == (1.0, 1.2, 2.0)
+    assert (objective.tau_min, objective.tau_max, objective.top_k) == (1.1, 1.5, 512)
+    assert (objective.search, objective.search_steps, objective.gate_entropy) == ("bisect", 15, 0.03)
+
+
+def test_presets_differ_where_the_paper_and_the_code_do():
+    paper, released = load_config(None, ["preset=paper"]), load_config(None, ["preset=released"])
+    assert paper.objective.gate_entropy is None and released.objective.gate_entropy == 0.03
+    assert (paper.objective.search_steps, released.objective.search_steps) == (15, 20)
+    assert paper.optimizer.lr_horizon_multiplier == 1
+    assert released.optimizer.lr_horizon_multiplier == 4
+    assert (paper.data.overlong, released.data.overlong) == ("drop", "truncate")
+    assert paper.loss.normalizer == "global_token_mean"
+    assert released.loss.normalizer == "pair_token_mean"
+
+
+def test_what_is_said_wins_over_the_preset():
+    config = load_config(None, ["preset=released", "objective.search_steps=7"])
+    assert config.objective.search_steps == 7
+    assert load_config(None, ["preset=paper", "objective.name=sft"]).objective == Sft()
+    assert load_config(None, ["preset=released", "objective.fixed_tau=1.3"]).objective.fixed_tau
+
+
+def test_steps_replace_epochs():
+    config = load_config(None, ["steps=10"])
+    assert config.steps == 10 and config.epochs is None
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.parent.name + "/" + p.name))
+def test_shipped_configs_load_and_say_what_they_are(path):
+    load_config(path)
+    head = path.read_text().splitlines()[:16]
+    for word in ("Reproduces", "Command:", "Hardware:"):
+        assert any(word in line for line in head), word
+
+
+@pytest.mark.parametrize("overrides", [[], ["objective.fixed_tau=1.5"], ["steps=3"]])
+def test_resolved_config_reads_back_equal(overrides):
+    config = load_config(None, overrides)
+    assert parse_config(yaml.safe_load(to_yaml(config))) == config
+
+
+def test_another_objective_in_an_override_replaces_the_files(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("objective: {name: curio, alpha: 2}\n")
+    assert load_config(file, ["objective.name=sft"]).objective == Sft()
+    assert load_config(file, ["objective.top_k=64"]).objective == Curio(alpha=2, top_k=64)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("objective.alpa=1", ["objective.alpa", "objective.alpha"]),
+        ("optimizer.lerning_rate=1", ["optimizer.lerning_rate", "optimizer.learning_rate"]),
+        ("alpha=3", ["alpha", "objective.alpha"]),
+        ("lr=1e-5", ["lr", "did you mean"]),
+        ("objective.name=foo", ["objective", "foo", "curio"]),
+        ("optimizer.learning_rate=fast", ["optimizer.learning_rate", "fast"]),
+        ("preset=x", ["preset", "released"]),
+        ("mesh.data=0", ["mesh", "data"]),
+        ("model.remat=part", ["model.remat", "dots"]),
+        ("model.attention=cudnn", ["model.attention", "data.packing"]),
+        ("objective.tau_max=1.05", ["objective", "tau_min", "tau_max"]),
+        ("nonsense", ["nonsense", "key=value"]),
+    ],
+)
+def test_a_wrong_key_or_value_is_one_line_with_a_remedy(override, words):
+    with pytest.raises(ConfigError) as error:
+        load_config(None, [override])
+    message = str(error.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "word"),
+    [
+        (["steps=1", "epochs=2"], "epochs and steps"),
+        (["epochs=null"], "epochs and steps"),
+        (["objective.fixed_tau=1.3", "objective.gate_entropy=0.03"], "gate_entropy"),
+    ],
+)
+def test_contradictions_are_refused(overrides, word):
+    with pytest.raises(ConfigError, match=word):
+        load_config(None, overrides)
+
+
+def test_files_that_are_not_configs(tmp_path):
+    with pytest.raises(ConfigError, match="no such config file"):
+        load_config(tmp_path / "missing.yaml")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(ConfigError, match="key: value"):
+        load_config(tmp_path / "list.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [1\n")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_config(tmp_path / "broken.yaml")
+
+
+def test_parse_objective():
+    assert parse_objective({"name": "curio", "alpha": 0.5}) == Curio(alpha=0.5)
+    assert parse_objective({"name": "sft"}) == Sft()
+    with pytest.raises(ConfigError, match=r"objective\.beta"):
+        parse_objective({"name": "curio", "beta": 1})
