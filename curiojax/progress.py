@@ -246,6 +246,24 @@ class _PlainBar:
         print(line, file=sys.stderr, flush=True)
 
 
+def _make_progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[stats]}", markup=False),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True, highlight=False),
+        # Steps of a large model take minutes; the default window of 30 s would never hold two of
+        # them and so never give an ETA.
+        speed_estimate_period=3600.0,
+        # Printing above the bar needs rich to own standard output, which it would send to stderr:
+        # only right when both are the same terminal.
+        redirect_stdout=sys.stdout.isatty(),
+    )
+
+
 class _Display:
     """The one live display of the process: started with the first bar, stopped with the last."""
 
@@ -257,25 +275,12 @@ class _Display:
     def add(self, description: str, total: float | None, done: float) -> tuple[Progress, TaskID]:
         with self._lock:
             if self._progress is None:
-                self._progress = Progress(
-                    TextColumn("{task.description}", markup=False),
-                    BarColumn(bar_width=24),
-                    MofNCompleteColumn(),
-                    TextColumn("{task.fields[stats]}", markup=False),
-                    TextColumn("ETA"),
-                    TimeRemainingColumn(),
-                    console=Console(stderr=True, highlight=False),
-                    # Steps of a large model take minutes; the default window of 30 s would never
-                    # hold two of them and so never give an ETA.
-                    speed_estimate_period=3600.0,
-                    # Printing above the bar needs rich to own standard output, which it would send
-                    # to stderr: only right when both are the same terminal.
-                    redirect_stdout=sys.stdout.isatty(),
-                )
+                self._progress = _make_progress()
                 self._progress.start()
+            progress = self._progress
             self._open += 1
-            task = self._progress.add_task(description, total=total, completed=int(done), stats="")
-            return self._progress, task
+            task = progress.add_task(description, total=total, completed=int(done), stats="")
+            return progress, task
 
     def release(self) -> None:
         with self._lock:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from curiojax import models, progress
 from curiojax.config import RunConfig, World, merge, parse_config, to_yaml
-from curiojax.data.tokenize import load_tokenizer
+from curiojax.data.tokenizer import load_tokenizer
 from curiojax.data.worlds import BASE_MODEL
 from curiojax.data.worlds.demonstrations import demonstrations, write_parquet
 from curiojax.errors import ConfigError
@@ -140,7 +140,9 @@ def show(
         notes=[READING],
         config_text=to_yaml(config),
     )
-    progress.print_table(columns, rows, title="Held-out Countdown problems, one seed", caption=caption)
+    progress.print_table(
+        columns, rows, title="Held-out Countdown problems, one seed", caption=caption
+    )
     print(f"\n{READING}\n")
     progress.print_pairs(
         "written",

@@ -29,7 +29,11 @@ def test_defaults_are_the_papers():
     assert isinstance(objective, Curio)
     assert (objective.alpha, objective.entropy_pivot, objective.gamma) == (1.0, 1.2, 2.0)
     assert (objective.tau_min, objective.tau_max, objective.top_k) == (1.1, 1.5, 512)
-    assert (objective.search, objective.search_steps, objective.gate_entropy) == ("bisect", 15, 0.03)
+    assert (objective.search, objective.search_steps, objective.gate_entropy) == (
+        "bisect",
+        15,
+        0.03,
+    )
 
 
 def test_presets_differ_where_the_paper_and_the_code_do():

@@ -26,12 +26,13 @@ import numpy as np
 from curiojax import models, progress
 from curiojax.config import load_config
 from curiojax.errors import ConfigError, exit_on_config_error
+from curiojax.models.config import config_to_hf
+from curiojax.models.files import copy_tokenizer
 from curiojax.sharding import make_mesh, tree_shardings
 from curiojax.training.checkpoint import load_params, restore_params, save_params
 from curiojax.training.sft import model_config
 
 PARAMS = "params"
-SOURCE = "source.json"
 
 
 def main() -> None:
@@ -53,7 +54,9 @@ def main() -> None:
     ):
         raise ConfigError(f"DST: {arguments.target} exists already; name a new folder")
     if arguments.direction == "to-hf":
-        difference = to_hf(Path(arguments.source), arguments.target, arguments.step, arguments.dtype)
+        difference = to_hf(
+            Path(arguments.source), arguments.target, arguments.step, arguments.dtype
+        )
     else:
         difference = from_hf(arguments.source, arguments.target)
     if difference:
@@ -67,16 +70,14 @@ def main() -> None:
 def to_hf(source: Path, target: Path, step: int | None, dtype: str | None) -> float:
     """Writes `target`; returns the largest logit difference after reading it back."""
     if (source / PARAMS).is_dir():
-        base = json.loads((source / SOURCE).read_text())["path"]
         model = models.read_config(source)
         params = load_params(source / PARAMS, _abstract(model))
         tokenizer = source
     elif (source / "config.yaml").is_file():
         config = load_config(source / "config.yaml")
-        base = config.model.path
+        tokenizer = config.model.path
         model = model_config(config)
         params, step = restore_params(source / "checkpoints", _abstract(model), step)
-        tokenizer = base
         print(f"{source}: checkpoint of step {step}")
     else:
         raise ConfigError(
@@ -98,9 +99,10 @@ def from_hf(source: str, target: Path) -> float:
     if temporary.exists():
         shutil.rmtree(temporary)
     with progress.status(f"writing {target}"):
-        models.save_pretrained_config(model, temporary, tokenizer_from=source)
-        (temporary / SOURCE).write_text(json.dumps({"path": str(source)}))
+        temporary.mkdir(parents=True)
         save_params(temporary / PARAMS, params)
+        (temporary / "config.json").write_text(json.dumps(config_to_hf(model), indent=2))
+        copy_tokenizer(source, temporary)
     if target.is_dir():
         target.rmdir()
     temporary.rename(target)
@@ -118,23 +120,13 @@ def _largest_difference(ours, theirs, model, their_model=None) -> float:
     positions = np.broadcast_to(np.arange(32, dtype=np.int32), tokens.shape)
     segments = np.ones_like(tokens)
 
-    def run(params, config):
+    def logits(params, config):
         hidden = models.forward(params, config, tokens, positions, segments)
-        return np.asarray(jax.device_get(models.logits(params, config, hidden)))
+        return models.logits(params, config, hidden)
 
-    with jax.set_mesh(_mesh()):
-        a = jax.jit(run_logits, static_argnums=1)(ours, model, tokens, positions, segments)
-        b = jax.jit(run_logits, static_argnums=1)(
-            theirs, their_model or model, tokens, positions, segments
-        )
-        difference = jnp.max(jnp.abs(a - b))
-    largest = float(difference)
+    run = jax.jit(logits, static_argnums=1)
+    largest = float(jnp.max(jnp.abs(run(ours, model) - run(theirs, their_model or model))))
     return largest if np.isfinite(largest) else float("inf")
-
-
-def run_logits(params, config, tokens, positions, segments):
-    hidden = models.forward(params, config, tokens, positions, segments)
-    return models.logits(params, config, hidden)
 
 
 def _mesh():

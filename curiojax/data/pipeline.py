@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from curiojax.data import packing, records, store, tokenize
+from curiojax.data import encoding, packing, records, store
 from curiojax.errors import ConfigError
 
 Batch = dict[str, np.ndarray]
@@ -73,7 +73,7 @@ class SupervisedData:
         self.fingerprint: str = tokens.meta["fingerprint"]
         counts = tokens.meta["counts"]
         self.truncated: int = counts["truncated"]
-        self.warnings = tokenize.warnings(counts, self.num_examples, max_response_tokens)
+        self.warnings = encoding.warnings(counts, self.num_examples, max_response_tokens)
 
     def example(self, index: int) -> tuple[list[int], list[int]]:
         """Prompt ids and response ids of a record."""
@@ -186,7 +186,7 @@ def build_dataset(
     """
     if not data_config.path:
         raise ConfigError("data.path: not set; give a hub id or a parquet, JSONL or JSON file")
-    encoder = tokenize.Encoder(
+    encoder = encoding.Encoder(
         tokenizer,
         data_config.template,
         data_config.max_prompt_tokens,
@@ -228,7 +228,7 @@ def _check(tokens: store.Store, sequences_per_step: int, row_length: int) -> Non
 
 
 def _tokens(
-    config: Any, encoder: tokenize.Encoder, folder: Path, progress: Progress | None
+    config: Any, encoder: encoding.Encoder, folder: Path, progress: Progress | None
 ) -> store.Store:
     """The cached token ids of a source, tokenised first if need be."""
     limit = getattr(config, "limit", None)
@@ -237,7 +237,7 @@ def _tokens(
         "source": records.source_fingerprint(config.path, config.split),
         "format": config.format,
         "limit": limit,
-        "tokenizer": tokenize.tokenizer_fingerprint(encoder.tokenizer),
+        "tokenizer": encoding.tokenizer_fingerprint(encoder.tokenizer),
         "template": encoder.template,
         "limits": [encoder.max_prompt_tokens, encoder.max_response_tokens, encoder.overlong],
     }
@@ -250,10 +250,10 @@ def _tokens(
         source = records.load_records(
             config.path, format=config.format, split=config.split, limit=limit, cache_dir=arrow
         )
-        reasons = np.zeros(len(tokenize.REASONS), np.int64)
-        counts = np.zeros(len(tokenize.COUNTS), np.int64)
+        reasons = np.zeros(len(encoding.REASONS), np.int64)
+        counts = np.zeros(len(encoding.COUNTS), np.int64)
 
-        def chunks() -> Iterator[tokenize.Chunk]:
+        def chunks() -> Iterator[encoding.Chunk]:
             for chunk in _encode(source, encoder, getattr(config, "workers", 0)):
                 if chunk.error:
                     raise ConfigError(chunk.error)
@@ -265,7 +265,7 @@ def _tokens(
 
         def describe() -> dict[str, Any]:
             drops = dict(source.drops)
-            for reason, count in zip(tokenize.REASONS[1:], reasons[1:].tolist(), strict=True):
+            for reason, count in zip(encoding.REASONS[1:], reasons[1:].tolist(), strict=True):
                 if count:
                     drops[reason] = drops.get(reason, 0) + count
             return {
@@ -273,7 +273,7 @@ def _tokens(
                 "format": source.format,
                 "num_rows": source.num_rows,
                 "drops": drops,
-                "counts": dict(zip(tokenize.COUNTS, counts.tolist(), strict=True)),
+                "counts": dict(zip(encoding.COUNTS, counts.tolist(), strict=True)),
             }
 
         return store.write_store(folder / name, chunks(), describe)
@@ -282,7 +282,7 @@ def _tokens(
 class _EncodeChunk:
     """Encodes the i-th chunk of the records; what a worker process is sent."""
 
-    def __init__(self, source: records.Records, encoder: tokenize.Encoder):
+    def __init__(self, source: records.Records, encoder: encoding.Encoder):
         self.source, self.encoder = source, encoder
 
     def __call__(self, chunk: int) -> dict[str, Any]:
@@ -291,8 +291,8 @@ class _EncodeChunk:
 
 
 def _encode(
-    source: records.Records, encoder: tokenize.Encoder, workers: int
-) -> Iterator[tokenize.Chunk]:
+    source: records.Records, encoder: encoding.Encoder, workers: int
+) -> Iterator[encoding.Chunk]:
     """Encodes all records in order, in threads or in worker processes."""
     import grain  # imports jax, which reading records does not need
 
@@ -303,7 +303,7 @@ def _encode(
     if workers > 0:
         _allow_worker_processes()
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-    return (tokenize.Chunk(**chunk) for chunk in dataset)
+    return (encoding.Chunk(**chunk) for chunk in dataset)
 
 
 def _allow_worker_processes() -> None:

@@ -10,6 +10,8 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from curiojax.errors import ConfigError
 
 Record = dict[str, Any]
@@ -217,7 +219,7 @@ def _decode(value: Any) -> Any:
             return json.loads(value)
         except ValueError:
             return value
-    return value.tolist() if hasattr(value, "tolist") else value
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def _is_turns(value: Any) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from curiojax.data.tokenize import Chunk
+from curiojax.data.encoding import Chunk
 from curiojax.errors import ConfigError
 
 

@@ -196,7 +196,9 @@ def _fused_forward(objective, chunk_tokens, num_shards, head, hidden, labels, ma
         losses, pullback, metrics = jax.vjp(loss_of, _logits(hidden, weights), has_aux=True)
         (grads,) = pullback(jnp.ones_like(losses))
         grads = grads.reshape(*mask.shape, -1).astype(hidden.dtype)
-        hidden_grads = jnp.einsum("snv,vd->snd", grads, weights)
+        hidden_grads = jnp.einsum(
+            "snv,vd->snd", grads, weights, preferred_element_type=jnp.float32
+        ).astype(hidden.dtype)
         head_grads += jnp.einsum(
             "snv,snd->svd", grads, hidden, preferred_element_type=jnp.float32
         )

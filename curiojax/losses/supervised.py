@@ -58,7 +58,10 @@ def _at_labels(values: jax.Array, labels: jax.Array) -> jax.Array:
 def _label_log_probs(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Log-probability of the labels and entropy, both `[N]`, of softmax(logits)."""
     shifted, log_z = log_softmax_parts(logits)
-    return _at_labels(shifted, labels) - log_z, entropy(shifted, log_z)
+    # A label outside the vocabulary matches no column; unmasked, it must not pass for a number.
+    known = (labels >= 0) & (labels < logits.shape[-1])
+    log_prob = jnp.where(known, _at_labels(shifted, labels) - log_z, jnp.nan)
+    return log_prob, entropy(shifted, log_z)
 
 
 def _curio_targets(objective: Curio, logits: jax.Array, labels: jax.Array) -> Metrics:

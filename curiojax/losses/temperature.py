@@ -19,7 +19,6 @@ import jax.numpy as jnp
 if TYPE_CHECKING:
     from curiojax.objectives import Curio
 
-NEWTON_STEPS = 3
 # exp(-1e5 / tau) is 0 for every sane tau, and its square is finite: a stand-in for -inf.
 _NEGLIGIBLE = -1e5
 
@@ -60,6 +59,37 @@ def entropy(shifted: jax.Array, log_z: jax.Array) -> jax.Array:
     return log_z - (probs * jnp.where(probs > 0, shifted, 0)).sum(axis=-1)
 
 
+def _largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """The `k` largest along the last axis and where they are, in no promised order.
+
+    XLA's partitioner runs `top_k` on every device for the tokens of all devices. A sort stays with
+    its rows, and on a GPU `top_k` of hundreds is a sort anyway. On a CPU it is ten times slower.
+    """
+
+    def by_sort(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        positions = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
+        values, positions = jax.lax.sort((x, positions), num_keys=1, is_stable=False)
+        return values[..., -k:], positions[..., -k:]
+
+    def by_top_k(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        values, positions = jax.lax.top_k(x, k)
+        return values, positions
+
+    return jax.lax.platform_dependent(x, cpu=by_top_k, default=by_sort)
+
+
+def _whole_rows(x: jax.Array) -> jax.Array:
+    """Ends the split over devices of the last axis; the other axes stay as they are.
+
+    From here on a row is short. Left split, as a vocabulary over `tensor` would leave it, every step
+    of the search would sum over devices.
+    """
+    if jax.sharding.AxisType.Auto not in jax.sharding.get_abstract_mesh().axis_types:
+        return x
+    free = jax.P.UNCONSTRAINED
+    return jax.lax.with_sharding_constraint(x, jax.P(*(free,) * (x.ndim - 1), None))
+
+
 def top_k_values(logits: jax.Array, k: int) -> jax.Array:
     """The `min(k, V)` largest values of `logits` `[..., V]`, ties included, in no promised order.
 
@@ -70,19 +100,19 @@ def top_k_values(logits: jax.Array, k: int) -> jax.Array:
     """
     vocab_size = logits.shape[-1]
     if vocab_size <= k:
-        return logits
+        return _whole_rows(logits)
     ideal = math.sqrt(vocab_size / k)
     near = [b for b in range(max(2, round(ideal / 2)), int(2 * ideal) + 1) if vocab_size % b == 0]
     block = min(near, key=lambda b: abs(b - ideal)) if near else max(1, round(ideal))
     num_blocks = -(-vocab_size // block)
     if block == 1 or num_blocks <= k:
-        return jax.lax.top_k(logits, k)[0]
+        return _largest(_whole_rows(logits), k)[0]
     padding = [(0, 0)] * (logits.ndim - 1) + [(0, num_blocks * block - vocab_size)]
     blocks = jnp.pad(logits, padding, constant_values=-jnp.inf)
     blocks = blocks.reshape(*logits.shape[:-1], num_blocks, block)
-    _, best = jax.lax.top_k(blocks.max(axis=-1), k)
+    _, best = _largest(_whole_rows(blocks.max(axis=-1)), k)
     candidates = jnp.take_along_axis(blocks, best[..., None], axis=-2)
-    return jax.lax.top_k(candidates.reshape(*logits.shape[:-1], k * block), k)[0]
+    return _largest(_whole_rows(candidates.reshape(*logits.shape[:-1], k * block)), k)[0]
 
 
 def _entropy_and_slope(values: jax.Array, tau: jax.Array | float) -> tuple[jax.Array, jax.Array]:
@@ -95,18 +125,30 @@ def _entropy_and_slope(values: jax.Array, tau: jax.Array | float) -> tuple[jax.A
     return jnp.log(total) - mean / tau, variance / tau**3
 
 
-def _bisect(values, target, objective: Curio) -> jax.Array:
-    """Figure 6, for one token: halves [tau_min, tau_max] `search_steps` times."""
+def _bisect(values, target, at_min, at_max, objective: Curio) -> jax.Array:
+    """Figure 6, for one token: halves [tau_min, tau_max] `search_steps` times.
+
+    The figure returns the middle of the last bracket, this the point where the line between its
+    ends meets the target: at most half a bracket away, at no cost, and without the figure's grid. On
+    a grid, rounding that differs between device layouts tips tokens by a whole bracket.
+    """
 
     def halve(_, bracket):
-        low, high = bracket
+        (low, h_low), (high, h_high) = bracket
         middle = (low + high) / 2
-        too_low = _entropy_and_slope(values, middle)[0] < target
-        return jnp.where(too_low, middle, low), jnp.where(too_low, high, middle)
+        h = _entropy_and_slope(values, middle)[0]
+        too_low = h < target
+        return (
+            (jnp.where(too_low, middle, low), jnp.where(too_low, h, h_low)),
+            (jnp.where(too_low, high, middle), jnp.where(too_low, h_high, h)),
+        )
 
-    bracket = jnp.float32(objective.tau_min), jnp.float32(objective.tau_max)
-    low, high = jax.lax.fori_loop(0, objective.search_steps, halve, bracket)
-    return (low + high) / 2
+    ends = jnp.float32(objective.tau_min), jnp.float32(objective.tau_max)
+    bracket = (ends[0], at_min[0]), (ends[1], at_max[0])
+    (low, h_low), (high, h_high) = jax.lax.fori_loop(0, objective.search_steps, halve, bracket)
+    rise = h_high - h_low
+    share = jnp.where(rise > 0, (target - h_low) / jnp.where(rise > 0, rise, 1), 0.5)
+    return low + jnp.clip(share, 0, 1) * (high - low)
 
 
 def _newton(values, target, at_min, at_max, objective: Curio) -> jax.Array:
@@ -115,9 +157,11 @@ def _newton(values, target, at_min, at_max, objective: Curio) -> jax.Array:
     The start inverts the cubic Hermite interpolation of tau as a function of log H between the end
     points, whose entropies and slopes are known already. In log H a few likely tokens over a far
     tail, where the entropy grows exponentially, are as easy as a broad distribution: three steps
-    end below 1e-7 on rows that keep an error of 3e-4 when the same is done in H itself.
+    end below 1e-7 on rows that keep an error of 3e-4 when the same is done in H itself. Ranges much
+    wider than the paper's get eight.
     """
     tau_min, tau_max = objective.tau_min, objective.tau_max
+    steps = 3 if tau_max <= 1.4 * tau_min else 8
 
     def log_entropy(stats):
         h, slope = stats
@@ -146,7 +190,7 @@ def _newton(values, target, at_min, at_max, objective: Curio) -> jax.Array:
         return low, high, jnp.where(inside, step, (low + high) / 2)
 
     state = jnp.float32(tau_min), jnp.float32(tau_max), jnp.clip(start, tau_min, tau_max)
-    return jax.lax.fori_loop(0, NEWTON_STEPS, improve, state)[2]
+    return jax.lax.fori_loop(0, steps, improve, state)[2]
 
 
 def _search_one(values: jax.Array, objective: Curio) -> tuple[jax.Array, ...]:
@@ -162,7 +206,7 @@ def _search_one(values: jax.Array, objective: Curio) -> tuple[jax.Array, ...]:
     if objective.search == "newton":
         tau = _newton(values, target, at_min, at_max, objective)
     else:
-        tau = _bisect(values, target, objective)
+        tau = _bisect(values, target, at_min, at_max, objective)
     # Explicit ends: the entropy of a near-deterministic row is flat, where a search goes anywhere.
     at_floor = target <= at_min[0]
     at_cap = ~at_floor & (target >= at_max[0])

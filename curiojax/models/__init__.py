@@ -10,7 +10,7 @@ from curiojax.models.decoder import (
     init_params,
     logits,
 )
-from curiojax.models.hf import load_pretrained, save_pretrained
+from curiojax.models.hf import load_pretrained, read_config, save_pretrained
 from curiojax.models.layout import param_axes
 
 __all__ = [
@@ -25,5 +25,6 @@ __all__ = [
     "load_pretrained",
     "logits",
     "param_axes",
+    "read_config",
     "save_pretrained",
 ]

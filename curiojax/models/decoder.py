@@ -237,6 +237,7 @@ def logits(params: Params, config: ModelConfig, hidden: jax.Array) -> jax.Array:
     return jnp.einsum("...d,vd->...v", hidden, head, preferred_element_type=jnp.float32)
 
 
+@partial(jax.jit, static_argnames=("config", "dtype"))
 def init_params(key: jax.Array, config: ModelConfig, dtype: Any = jnp.float32) -> Params:
     """Random parameters: matrices normal with standard deviation 0.02, biases 0, norms 1."""
     one = jnp.zeros((1, 1), jnp.int32)

@@ -127,10 +127,9 @@ class WeightFiles(contextlib.ExitStack):
         if self.shape(a) != self.shape(b) or self.dtype(a) != self.dtype(b):
             return False
         left, right = self.slice(a), self.slice(b)
-        return all(
-            left[i : i + rows].tobytes() == right[i : i + rows].tobytes()
-            for i in range(0, self.shape(a)[0], rows)
-        )
+        total = self.shape(a)[0]
+        spans = [slice(i, min(i + rows, total)) for i in range(0, total, rows)]
+        return all(left[span].tobytes() == right[span].tobytes() for span in spans)
 
 
 def _no_weights(directory: Path) -> str:

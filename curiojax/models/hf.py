@@ -60,7 +60,7 @@ def load_pretrained(
         match its `config.json`, or it does not divide over the mesh.
     """
     directory = find_checkpoint(path)
-    config = apply_overrides(config_from_hf(read_json(directory / "config.json")), overrides)
+    config = read_config(directory, overrides=overrides)
     table = parameters(config)
     if mesh is not None:
         check_mesh(config, mesh)
@@ -76,6 +76,18 @@ def load_pretrained(
             sharding = default if mesh is None else named_sharding(mesh, entry.axes)
             params[name] = _load(files, entry, shapes[name], target, sharding)
     return config, nest(params)
+
+
+def read_config(
+    path: str | Path, *, overrides: dict[str, Any] | None = None
+) -> ModelConfig:
+    """The architecture of a checkpoint, without its weights; see `load_pretrained`.
+
+    Raises:
+      ConfigError: when there is no such checkpoint or it is not one we implement.
+    """
+    directory = find_checkpoint(path, weights=False)
+    return apply_overrides(config_from_hf(read_json(directory / "config.json")), overrides)
 
 
 def save_pretrained(

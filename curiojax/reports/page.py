@@ -12,6 +12,7 @@ import hashlib
 import html
 import json
 import math
+import re
 import unicodedata
 from collections.abc import Sequence
 from importlib import resources
@@ -25,11 +26,10 @@ _KEPT = {"\n", "\t", "\u200c", "\u200d"}
 
 
 def visible(text: str) -> str:
-    """`text` with its control and formatting characters spelled out.
+    """`text` with every character that has no shape of its own spelled out as its code point.
 
-    Control characters become their pictures (U+0000 is shown as U+2400, and so on), everything else
-    without a shape of its own (bidirectional overrides, zero-width spaces, lone surrogates) becomes
-    its code point. Line feeds and tabs stay; CR LF counts as a line feed.
+    These are control characters, bidirectional overrides, zero-width spaces, lone surrogates and
+    the like. Line feeds and tabs stay; CR LF counts as a line feed.
     """
     text = text.replace("\r\n", "\n")
     if text.isprintable():
@@ -40,12 +40,7 @@ def visible(text: str) -> str:
 def _visible_character(character: str) -> str:
     if character in _KEPT or unicodedata.category(character) not in _INVISIBLE:
         return character
-    code = ord(character)
-    if code < 0x20:
-        return chr(0x2400 + code)
-    if code == 0x7F:
-        return "\u2421"
-    return f"\u27e8U+{code:04X}\u27e9"
+    return f"\u27e8U+{ord(character):04X}\u27e9"
 
 
 def escape(text: object) -> str:
@@ -80,7 +75,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], caption: str | 
     """
     if any(len(row) != len(columns) for row in rows):
         raise ValueError(f"every row of the table needs {len(columns)} cells, one per column")
-    numeric = [is_numeric([row[i] for row in rows]) for i in range(len(columns))]
+    numeric = [_right_aligned([row[i] for row in rows]) for i in range(len(columns))]
     cells = format_rows(rows) if columns else []
     upright = _table_element(columns, cells, numeric)
     note = f'<p class="caption">{escape(caption)}</p>' if caption else ""
@@ -94,6 +89,13 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], caption: str | 
     return f'<div class="table wide">{upright}</div><div class="table narrow">{turned}</div>{note}'
 
 
+def _right_aligned(column: Sequence[Any]) -> bool:
+    """Numbers, and text that reads like one (0:12:30, 0.49 \u00b1 0.01, 5 %)."""
+    values = [value for value in column if value is not None]
+    like_numbers = all(re.fullmatch(r"[\d\s.,:%+\u2212\u00b1-]+", str(v)) for v in values)
+    return is_numeric(column) or (bool(values) and like_numbers)
+
+
 def _table_element(
     columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool]
 ) -> str:
@@ -101,7 +103,9 @@ def _table_element(
         scope = ' scope="col"' if tag == "th" else ""
         if tag == "td" and i == 0:
             tag, scope = "th", ' scope="row"'
-        return f"<{tag}{scope}{' class=number' if numeric[i] else ''}>{escape(text)}</{tag}>"
+        number = " class=number" if numeric[i] else ""
+        shown = "\u2013" if text == "-" else escape(text)
+        return f"<{tag}{scope}{number}>{shown}</{tag}>"
 
     head = "".join(cell("th", text, i) for i, text in enumerate(columns))
     body = "".join(
@@ -117,6 +121,13 @@ def paragraphs(notes: Sequence[str]) -> str:
 
 def section(heading: str, body: str, identifier: str) -> str:
     return f'<section id="{escape(identifier)}"><h2>{escape(heading)}</h2>{body}</section>'
+
+
+def contents(parts: Sequence[str]) -> str:
+    """Links to the sections in `parts`, HTML made by `section`."""
+    found = re.findall(r'<section id="([^"]+)"><h2>(.*?)</h2>', "".join(parts))
+    links = "".join(f'<a href="#{identifier}">{heading}</a>' for identifier, heading in found)
+    return f'<nav class="contents" aria-label="Contents">{links}</nav>'
 
 
 def details(summary: str, text: str) -> str:

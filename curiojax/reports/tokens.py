@@ -2,9 +2,9 @@
 
 The text and its colours are plain HTML and CSS, so a response of thousands of tokens scrolls and
 recolours without a script touching them; the script only fills the panel with the numbers of the
-token under the pointer or the focus. Each colour scale is a straight line in OKLab, which browsers
-mix themselves (for the weight two lines that meet at 1), hence perceptually uniform, from the page's
-own background to a colour on which its text keeps a contrast of 4.5 or more. A test holds that.
+token under the pointer or the focus. Each colour scale is a straight line in OKLab, mixed by the
+browser (for the weight two lines that meet at 1), hence perceptually uniform, from the page's own
+background to a colour on which its text keeps a contrast of 4.5 or more. A test holds that.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def token_modes(tokens: Sequence[Mapping[str, Any]]) -> list[Mode]:
                 top,
                 ("0", f"{top / 2:g}", _at_most(top, values) + " nats"),
                 "Entropy of the model's next-token distribution at this position, over the whole "
-                "vocabulary, in nats: 0 when one token has all the probability, ln(n) when n tokens "
-                "are equally likely.",
+                "vocabulary: 0 when one token has all the probability, ln(n) when n tokens are "
+                "equally likely.",
             )
         )
     values = _finite_values(tokens, "tau")
@@ -82,8 +82,8 @@ def token_modes(tokens: Sequence[Mapping[str, Any]]) -> list[Mode]:
                 1.0,
                 top,
                 ("1", f"{(1 + top) / 2:g}", f"{top:g}"),
-                "Temperature tau by which the teacher's logits are divided at this position. Above 1 "
-                "it flattens the teacher's distribution.",
+                "Temperature tau by which the teacher's logits are divided at this position; above "
+                "1 it flattens the teacher's distribution.",
             )
         )
     values = _finite_values(tokens, "weight")
@@ -97,8 +97,9 @@ def token_modes(tokens: Sequence[Mapping[str, Any]]) -> list[Mode]:
                 1 - spread,
                 1 + spread,
                 (f"\u2264 {1 - spread:.3g}", "1", f"\u2265 {1 + spread:.3g}"),
-                "Weight w of this token in the gradient, relative to plain cross-entropy: below 1 the "
-                "token is learnt less strongly, above 1 more strongly, below 0 it is pushed down.",
+                "Weight w of this token in the gradient; in plain cross-entropy it is 1. Below 1 "
+                "the token is learnt less strongly, above 1 more strongly; below 0 it is made less "
+                "likely.",
             )
         )
     return modes
@@ -154,9 +155,9 @@ def _controls(modes: Sequence[Mode], count: int) -> str:
         for i, mode in enumerate(modes)
     )
     return (
-        f'<div class="controls"><fieldset class="switch"><legend>Colour</legend>{buttons}</fieldset>'
-        f'<span class="hint">{count:,} tokens. Point at, tap or focus one for its numbers.</span>'
-        f"</div>{legends}"
+        '<div class="controls"><fieldset class="switch"><legend>Colour</legend>'
+        f'{buttons}</fieldset><span class="hint">{count:,} tokens. '
+        f"Point at, tap or focus one for its numbers.</span></div>{legends}"
     )
 
 

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from curiojax.progress import format_duration
-from curiojax.reports import charts, page, tokens
+from curiojax.reports import catalogue, charts, page, tokens
 
 
 def write_training_report(
@@ -42,12 +43,12 @@ def write_training_report(
       ValueError: a row of `table` does not have one cell per column.
     """
     runs = {name: charts.clean(rows) for name, rows in runs.items()}
-    body = [f"<header><h1>{page.escape(title)}</h1>{page.paragraphs(notes)}</header>"]
+    body = []
     if table and table.get("columns"):
         summary = page.table(table["columns"], table["rows"], table.get("caption"))
         body.append(page.section("Summary", summary, "summary"))
     body.append(page.section("Runs", _glance(runs), "runs"))
-    curve_html, figures, smoothing = _curves(runs)
+    curve_html, figures, window = _curves(runs)
     body.append(curve_html)
     token_data: dict[str, Any] = {}
     if token_view:
@@ -56,6 +57,8 @@ def write_training_report(
     if config_text:
         configuration = page.details("The resolved configuration", config_text)
         body.append(page.section("Configuration", configuration, "configuration"))
+    heading = f"<h1>{page.escape(title)}</h1>{page.paragraphs(notes)}{page.contents(body)}"
+    body.insert(0, f"<header>{heading}</header>")
     scripts = [page.asset("report.js")]
     if figures:
         scripts.insert(0, get_plotlyjs())
@@ -65,7 +68,7 @@ def write_training_report(
         data=[
             page.json_block("figures", figures),
             page.json_block("token-data", token_data),
-            page.json_block("settings", {"smoothing": smoothing}),
+            page.json_block("settings", {"smoothing_points": window}),
         ],
         scripts=scripts,
         css=_run_css() + (tokens.token_css() if token_view else ""),
@@ -83,9 +86,9 @@ def _glance(runs: charts.Runs) -> str:
     if not any(runs.values()):
         return '<p class="empty">No training steps were recorded.</p>'
     columns = ["run", "steps", "trained tokens", "time", "cross-entropy", "entropy"]
-    columns += ["highest 20 %", "other 80 %"]
+    columns += ["entropy, highest 20\u00a0%", "entropy, other 80\u00a0%"]
     rows = []
-    broken = {}
+    warnings = []
     for name, steps in runs.items():
         seconds = [s for row in steps if (s := page.finite(row.get("step_seconds"))) is not None]
         trained = [t for row in steps if (t := page.finite(row.get("tokens"), 15)) is not None]
@@ -102,18 +105,20 @@ def _glance(runs: charts.Runs) -> str:
                 ),
             ]
         )
-        bad = sum(1 for row in steps if "loss" in row and page.finite(row["loss"]) is None)
-        if bad:
-            broken[name] = bad
+        lost = sum(1 for row in steps if "loss" in row and page.finite(row["loss"]) is None)
+        skipped = sum(1 for row in steps if row.get("skipped"))
+        if lost:
+            warnings.append(f"{name}: steps without a finite loss: {lost:,}.")
+        if skipped:
+            warnings.append(
+                f"{name}: updates skipped for a gradient that is not finite: {skipped:,}."
+            )
     caption = (
         "Cross-entropy and entropy are in nats per token, means over the last tenth of the run's "
         "steps, measured on the expert's tokens. Time is the sum of the steps' wall time."
     )
-    warning = "".join(
-        f'<p class="warning">{page.escape(name)}: {count:,} steps without a finite loss.</p>'
-        for name, count in broken.items()
-    )
-    return page.table(columns, rows, caption) + warning
+    listed = "".join(f'<p class="warning">{page.escape(text)}</p>' for text in warnings)
+    return page.table(columns, rows, caption) + listed
 
 
 def _mean(rows: Sequence[charts.Row], key: str) -> float | None:
@@ -121,12 +126,12 @@ def _mean(rows: Sequence[charts.Row], key: str) -> float | None:
     return math.fsum(numbers) / len(numbers) if numbers else None
 
 
-def _curves(runs: charts.Runs) -> tuple[str, dict[str, Any], dict[str, int]]:
-    """The charts' HTML, their figures by element id, and how the script may smooth them."""
+def _curves(runs: charts.Runs) -> tuple[str, dict[str, Any], int]:
+    """The charts' HTML, their figures by element id, and the points a smoothed one averages."""
     joined = charts.curves(runs)
     figures: dict[str, Any] = {}
     groups = []
-    for group in charts.GROUPS:
+    for group in catalogue.GROUPS:
         cards = []
         for chart in group.charts:
             figure = charts.line_figure(chart, joined)
@@ -134,29 +139,34 @@ def _curves(runs: charts.Runs) -> tuple[str, dict[str, Any], dict[str, int]]:
                 continue
             present = [s for s in chart.series if any(r.has(s.key) for r in joined.values())]
             cards.append(charts.chart_card(chart, present))
-            figures[f"plot-{chart.identifier}"] = json.loads(figure.to_json())
+            figures[f"plot-{chart.identifier}"] = _plain(figure)
             if chart.identifier == "tau":
                 for index, (name, rows) in enumerate(runs.items()):
                     heat = charts.tau_figure(name, rows, index)
                     if heat is not None:
                         identifier = f"tau-distribution-{index}"
                         cards.append(charts.tau_card(identifier, name, index))
-                        figures[f"plot-{identifier}"] = json.loads(heat.to_json())
+                        figures[f"plot-{identifier}"] = _plain(heat)
         if cards:
             intro = f"<p>{page.escape(group.intro)}</p>" if group.intro else ""
             grid = f'<div class="grid{" large" if group.large else ""}">{"".join(cards)}</div>'
             groups.append(page.section(group.title, intro + grid, f"curves-{group.identifier}"))
     if not figures:
-        return "", {}, {"points": 1}
+        return "", {}, 1
     stride = max(run.stride for run in joined.values())
     points = max(len(run.steps) for run in joined.values())
-    window = 2 * round(points / 100) + 1  # of points; 1 (off) below 50 steps
+    window = 2 * round(points / 100) + 1  # 1 (off) up to 50 points
     return (
-        f"{_toolbar(runs, stride, window)}"
-        "<noscript><p class='warning'>The charts need JavaScript.</p></noscript>" + "".join(groups),
+        f'<div class="curves">{_toolbar(runs, stride, window)}'
+        '<noscript><p class="warning">The charts need JavaScript.</p></noscript>'
+        f"{''.join(groups)}</div>",
         figures,
-        {"points": window},
+        window,
     )
+
+
+def _plain(figure: go.Figure) -> dict[str, Any]:
+    return json.loads(str(figure.to_json()))
 
 
 def _toolbar(runs: charts.Runs, stride: int, window: int) -> str:

@@ -206,4 +206,6 @@ def _read_tree(folder: Path, like: Any) -> Any:
         return ocp.PyTreeCheckpointer().restore(folder, args=arguments)
     except Exception as error:  # whatever a torn or foreign folder makes of the reader
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise ConfigError(f"{folder}: cannot be read as weights of this model ({first_line})") from None
+        raise ConfigError(
+            f"{folder}: cannot be read as weights of this model ({first_line})"
+        ) from None

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from curiojax import models, progress
 from curiojax.config import RunConfig, to_yaml
 from curiojax.data.pipeline import SupervisedData, build_dataset
-from curiojax.data.tokenize import load_tokenizer
+from curiojax.data.tokenizer import load_tokenizer
 from curiojax.errors import ConfigError
 from curiojax.models import ModelConfig
 from curiojax.reports.training import write_training_report
@@ -226,9 +226,7 @@ class _Watch:
         )
 
 
-def step_metrics(
-    recipe: Recipe, number: int, scalars: Scalars, seconds: float
-) -> dict[str, Any]:
+def step_metrics(recipe: Recipe, number: int, scalars: Scalars, seconds: float) -> dict[str, Any]:
     """One line of metrics.jsonl. `step` counts from 1: the number of updates done."""
     objective = recipe.config.objective
     report = statistics.summarize(scalars.stats, objective, recipe.model.vocab_size)

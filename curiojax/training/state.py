@@ -71,7 +71,11 @@ def abstract_state(
         return jax.tree.map(place, tree, sharded)
 
     moments = optax.tree_utils.tree_map_params(
-        optimizer, place, shapes.opt_state, sharded, transform_non_params=lambda s: place(s, replicated)
+        optimizer,
+        place,
+        shapes.opt_state,
+        sharded,
+        transform_non_params=lambda s: place(s, replicated),
     )
     following = shapes.teacher
     if following:

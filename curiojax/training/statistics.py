@@ -73,9 +73,7 @@ def measure(
         if key in tokens:
             sums[key] = total(tokens[key])
     if "teacher_entropy" in tokens:
-        entropy["teacher_entropy"] = _entropy_histogram(
-            tokens["teacher_entropy"], mask, vocab_size
-        )
+        entropy["teacher_entropy"] = _entropy_histogram(tokens["teacher_entropy"], mask, vocab_size)
     if "tau" in tokens:
         sums["tau_mean"] = total(tokens["tau"])
         low, high = tau_range(objective)

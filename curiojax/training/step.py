@@ -169,9 +169,7 @@ def measure_microbatch(
     (loss, tokens), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
     tokens = {**tokens, **(targets or {})}
     mask = batch["loss_mask"]
-    stats = statistics.measure(
-        recipe.config.objective, tokens, mask > 0, recipe.model.vocab_size
-    )
+    stats = statistics.measure(recipe.config.objective, tokens, mask > 0, recipe.model.vocab_size)
     stats.sums["positions"] = jnp.sum((batch["segment_ids"] > 0).astype(jnp.float32))
     stats.sums["slots"] = jnp.asarray(mask.size, jnp.float32)
     grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
@@ -215,9 +213,7 @@ def apply_update(recipe: Recipe, state: TrainState, sums: Sums) -> tuple[TrainSt
 
     state = TrainState(state.step + 1, params, opt_state, teacher, state.rng)
     loss = sums.loss / weight
-    scalars = Scalars(
-        loss, grad_norm, rate, finite.astype(jnp.float32), lag, distance, sums.stats
-    )
+    scalars = Scalars(loss, grad_norm, rate, finite.astype(jnp.float32), lag, distance, sums.stats)
     return state, scalars
 
 
@@ -281,7 +277,9 @@ def compile_step(recipe: Recipe) -> Step:
         zeros = jax.jit(lambda: empty_sums(shapes), out_shardings=sum_shardings).lower().compile()
         accumulate = (
             jax.jit(
-                lambda params, sums, batch, targets: add_sums(sums, measure(params, batch, targets)),
+                lambda params, sums, batch, targets: add_sums(
+                    sums, measure(params, batch, targets)
+                ),
                 donate_argnums=1,
                 out_shardings=sum_shardings,
             )
@@ -301,6 +299,4 @@ def compile_step(recipe: Recipe) -> Step:
 
 
 def _with_sharding(tree: PyTree, sharding: jax.sharding.Sharding) -> PyTree:
-    return jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), tree
-    )
+    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), tree)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from curiojax.data.packing import fill, pack
 
 

@@ -1,13 +1,13 @@
 import json
 
+import datasets
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from curiojax.data.records import load_records, source_fingerprint
 from curiojax.errors import ConfigError
-
-import datasets
 
 QUESTION = {"role": "user", "content": "What is 1 + 1?"}
 ANSWER = {"role": "assistant", "content": "<think>\nEasy.\n</think>\n\\boxed{2}"}
@@ -175,7 +175,9 @@ def test_conversations_end_with_the_assistant(tmp_path):
 def test_content_in_parts(tmp_path):
     parts = [{"type": "text", "text": "What is "}, {"type": "text", "text": "1 + 1?"}]
     answer = [{"type": "text", "text": "2"}]
-    row = {"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": answer}]}
+    row = {
+        "messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": answer}]
+    }
     image = {"messages": [{"role": "user", "content": [{"type": "image", "text": "x"}]}, ANSWER]}
     records = load_records(write(tmp_path / "a.json", [row]))
     assert (records[0]["prompt"], records[0]["response"]) == ([QUESTION], "2")

@@ -1,6 +1,7 @@
 import hashlib
 
 import pytest
+
 from curiojax.data.templates import (
     CURIO_SYSTEM,
     LUFFY_SYSTEM,

@@ -20,9 +20,9 @@ LLAMA3_ROPE = {
     "factor": 8.0,
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 24,
+    "original_max_position_embeddings": 32,
 }
-# Odd sizes, so that no dimension is mistaken for another; positions run past the 24 above.
+# Odd sizes, so that no dimension is mistaken for another; positions run past the 32 above.
 CASES = {
     "qwen2_tied": (
         Qwen2ForCausalLM,
@@ -88,7 +88,24 @@ CASES = {
             bos_token_id=None,
         ),
     ),
+    # Even sizes, for meshes.
+    "even": (
+        Qwen3ForCausalLM,
+        Qwen3Config(
+            vocab_size=96,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            tie_word_embeddings=False,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e4},
+            max_position_embeddings=256,
+        ),
+    ),
 }
+FAMILIES = ["qwen2_tied", "qwen2_untied", "qwen3", "llama3"]
 
 
 def build(name: str, dtype: torch.dtype = torch.float32) -> torch.nn.Module:

@@ -4,7 +4,7 @@
   const settings = read("settings");
   const plots = [];
   const hidden = new Set();
-  let window_ = settings.smoothing.points;
+  let smoothing = settings.smoothing_points;
 
   // Centred mean over the neighbours that have a value; a gap stays a gap.
   const smoothed = (values, width) => {
@@ -20,9 +20,9 @@
   };
 
   const traces = (figure) => figure.data.map((trace) => {
-    const smooth = window_ > 1 && trace.meta.smooth && trace.mode === "lines";
+    const smooth = smoothing > 1 && trace.meta.smooth && trace.mode === "lines";
     return { ...trace, visible: !hidden.has(trace.meta.run),
-             ...(smooth ? { y: smoothed(trace.y, window_) } : {}) };
+             ...(smooth ? { y: smoothed(trace.y, smoothing) } : {}) };
   });
 
   const config = { displayModeBar: false, responsive: true, showTips: false, doubleClick: "reset" };
@@ -30,8 +30,9 @@
   const dragmode = matchMedia("(pointer: fine)").matches ? "zoom" : false;
 
   const draw = (element, figure) => {
-    const layout = { ...figure.layout, dragmode, autosize: true };
-    return Plotly.react(element, traces(figure), structuredClone(layout), config);
+    const layout = structuredClone({ ...figure.layout, dragmode, autosize: true });
+    layout.xaxis.unifiedhovertitle = { text: "step %{x:.0f}" };
+    return Plotly.react(element, traces(figure), layout, config);
   };
 
   const fitForPrint = (element) => {
@@ -73,7 +74,7 @@
   const smooth = document.getElementById("smooth");
   if (smooth) {
     smooth.addEventListener("change", () => {
-      window_ = smooth.checked ? settings.smoothing.points : 1;
+      smoothing = smooth.checked ? settings.smoothing_points : 1;
       redraw();
     });
   }
@@ -129,7 +130,7 @@
         list.append(make("dt", label), make("dd", format(value)));
       }
       const position = `token ${i + 1} of ${tokens.length}`;
-      panel.replaceChildren(make("code", token.textContent), make("div", position, "place"), list);
+      panel.replaceChildren(make("code", token.textContent.replaceAll(" ", "\u00b7")), make("div", position, "place"), list);
       panel.hidden = false;
       place(token);
     };

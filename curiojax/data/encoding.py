@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -126,7 +127,8 @@ class Encoder:
             # Threads and worker processes would wrap the exception beyond recognition.
             empty = np.zeros(0, np.int64)
             reasons, counts = np.zeros(len(REASONS), np.int64), np.zeros(len(COUNTS), np.int64)
-            return Chunk(empty.astype(np.int32), *[empty] * 3, reasons, counts, str(error))
+            tokens = empty.astype(np.int32)
+            return Chunk(tokens, empty, empty, empty, reasons, counts, str(error))
 
     def _encode(self, records: Sequence[dict[str, Any]], first: int) -> Chunk:
         tokenizer, eos = self.tokenizer, self.tokenizer.eos_token_id
@@ -154,7 +156,7 @@ class Encoder:
             reasons[REASONS.index(reason)] += 1
             if reason != _KEPT:
                 continue
-            ids = prompt + response[: self.max_response_tokens]
+            ids = prompt + response[: self.max_response_tokens - 1] + [eos]
             counts += self._count(texts[index], answers[index], ids, len(response))
             pieces.append(np.asarray(ids, np.int32))
             prompt_lengths.append(len(prompt))
@@ -180,16 +182,16 @@ class Encoder:
         return _KEPT
 
     def _count(self, text: str, answer: str, ids: list[int], length: int) -> np.ndarray:
-        opened = text.rstrip().endswith("<think>")
+        opened = re.search(r"<think>\s*(</think>\s*)?\Z", text)
         unknown = self.tokenizer.unk_token_id
         # GPT-2 and its kin name the end-of-sequence token as the unknown one, and never use it so.
-        countable = unknown is not None and unknown != self.tokenizer.eos_token_id
+        unknown = -1 if unknown is None or unknown == self.tokenizer.eos_token_id else unknown
         return np.asarray(
             [
                 length > self.max_response_tokens,
-                "<think>" in text[-64:] and answer.lstrip().startswith("<think>"),
-                opened and "</think>" not in answer,
-                ids.count(unknown) if countable else 0,
+                opened is not None and answer.lstrip().startswith("<think>"),
+                opened is not None and opened[1] is None and "</think>" not in answer,
+                ids.count(unknown),
             ],
             np.int64,
         )
