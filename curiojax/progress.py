@@ -7,6 +7,7 @@ one display, so they may be nested.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import threading
@@ -77,6 +78,23 @@ def track(iterable: Iterable[T], description: str, total: int | None = None) -> 
         for count, item in enumerate(iterable, start=1):
             yield item
             progress.update(count)
+
+
+@contextlib.contextmanager
+def status(message: str) -> Iterator[None]:
+    """Shows that something without a known length is going on, and how long it took.
+
+        with status("compiling the step"):
+            ...
+    """
+    console = Console(stderr=True, highlight=False)
+    began = time.monotonic()
+    spinner = (
+        console.status(Text(f"{message} ...")) if _live_terminal() else contextlib.nullcontext()
+    )
+    with spinner:
+        yield
+    print(f"{message}: {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
 
 
 def print_pairs(title: str, pairs: Mapping[str, Any], *, file: IO[str] | None = None) -> None:

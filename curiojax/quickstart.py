@@ -64,14 +64,14 @@ def run_comparison(config: RunConfig) -> None:
 
 def member(config: RunConfig, name: str, directory: Path) -> RunConfig:
     """The config of one run of the comparison: the common part, its overrides, the world's data."""
-    values = config.model_dump(mode="json")
-    overrides = values.pop("compare")[name]
-    values.pop("preset")  # its fields are in the values already
-    merged = merge(values, overrides)
-    merged["output_dir"] = str(directory / re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-"))
-    merged["model"] = {**merged["model"], "path": str(BASE_MODEL)}
-    merged["data"] = {**merged["data"], "path": str(demonstrations_file(config, directory))}
-    return parse_config(merged)
+    # What was left unsaid stays unsaid: a default made explicit could contradict an override.
+    values = config.model_dump(mode="json", exclude_unset=True, exclude={"compare", "preset"})
+    ours = {
+        "output_dir": str(directory / re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")),
+        "model": {"path": str(BASE_MODEL)},
+        "data": {"path": str(demonstrations_file(config, directory))},
+    }
+    return parse_config(merge(merge(values, config.compare[name]), ours))
 
 
 def demonstrations_file(config: RunConfig, directory: Path) -> Path:

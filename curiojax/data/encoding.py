@@ -156,7 +156,7 @@ class Encoder:
             reasons[REASONS.index(reason)] += 1
             if reason != _KEPT:
                 continue
-            ids = prompt + response[: self.max_response_tokens - 1] + [eos]
+            ids = prompt + response[: self.max_response_tokens]
             counts += self._count(texts[index], answers[index], ids, len(response))
             pieces.append(np.asarray(ids, np.int32))
             prompt_lengths.append(len(prompt))

@@ -54,12 +54,14 @@ class SupervisedData:
         rows_per_microbatch: int,
         row_length: int,
         packing: bool = True,
+        normalizer: str = "global_token_mean",
         max_response_tokens: int = 0,
     ):
         self._store = tokens
         self._seed = seed
         self._rows = rows_per_microbatch
         self._packing = packing
+        self._normalizer = normalizer
         self.row_length = row_length
         self.sequences_per_step = sequences_per_step
         self.num_examples = len(tokens)
@@ -100,6 +102,20 @@ class SupervisedData:
             return [[position] for position in range(len(inputs))]
         return packing.pack(inputs.tolist(), self.row_length)
 
+    def weights(self, step: int) -> np.ndarray:
+        """Weight of each trained token of the records of a step, float64 [sequences_per_step].
+
+        1 with `global_token_mean`. With `pair_token_mean` tokens count by the mean over the pair of
+        records they are in, scaled so that the weights of a step add up to its number of trained
+        tokens; dividing the weighted sum by that number is then the mean over pairs.
+        """
+        tokens = self.response_lengths[self.indices(step)].astype(np.float64)
+        if self._normalizer == "global_token_mean":
+            return np.ones_like(tokens)
+        pairs = np.arange(len(tokens)) // 2
+        per_pair = np.bincount(pairs, tokens)
+        return tokens.sum() / (len(per_pair) * per_pair[pairs])
+
     def batch(self, step: int) -> Batch:
         """The batch of a step; a pure function.
 
@@ -108,9 +124,10 @@ class SupervisedData:
           the inputs and `labels` the ids one later, int32; `positions` restart at 0 with each
           record, int32; `segment_ids` count the records of a row from 1, 0 is padding, int32;
           `loss_mask` is 1 where the label belongs to a response, its end-of-sequence token
-          included, float32. M depends on how many rows the records of the step need.
+          included, times the token's weight (see `weights`), float32. M depends on how many rows
+          the records of the step need.
         """
-        chosen, layout = self.indices(step), self.layout(step)
+        chosen, layout, weights = self.indices(step), self.layout(step), self.weights(step)
         num_microbatches = -(-len(layout) // self._rows)
         shape = (num_microbatches * self._rows, self.row_length)
         batch = {
@@ -129,7 +146,7 @@ class SupervisedData:
                 batch["segment_ids"][row, start:stop] = segment
                 # From lengths, never from token values: the padding id may be the final one too.
                 first = start + int(self.prompt_lengths[index]) - 1
-                batch["loss_mask"][row, first:stop] = 1
+                batch["loss_mask"][row, first:stop] = weights[member]
                 start = stop
         return {
             name: array.reshape(num_microbatches, self._rows, self.row_length)
@@ -165,6 +182,7 @@ def build_dataset(
     seed: int,
     sequences_per_step: int,
     rows_per_microbatch: int,
+    normalizer: str = "global_token_mean",
     cache_dir: str | os.PathLike | None = None,
     progress: Progress | None = None,
 ) -> SupervisedData:
@@ -176,6 +194,7 @@ def build_dataset(
       seed: of the order of the records.
       sequences_per_step: records per optimiser step.
       rows_per_microbatch: rows per forward pass.
+      normalizer: `global_token_mean` or `pair_token_mean`; see `SupervisedData.weights`.
       cache_dir: where token ids are kept; default: `data_config.cache_dir`, then
         `$CURIOJAX_CACHE/data`, then `~/.cache/curiojax/data`.
       progress: called with (records done, records in total) while tokenising.
@@ -207,6 +226,7 @@ def build_dataset(
         rows_per_microbatch=rows_per_microbatch,
         row_length=row_length,
         packing=data_config.packing,
+        normalizer=normalizer,
         max_response_tokens=data_config.max_response_tokens,
     )
 

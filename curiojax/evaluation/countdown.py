@@ -151,5 +151,3 @@ def _scores(kind: Kind, verdicts: Sequence[Sequence[Verdict]], samples: int) -> 
         per_problem = pass_at_k(samples, strict.sum(axis=1), k)
         scores[f"{kind}_pass{k}_se"] = bootstrap_standard_error(per_problem)
     return scores
-
-

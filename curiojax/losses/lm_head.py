@@ -199,9 +199,7 @@ def _fused_forward(objective, chunk_tokens, num_shards, head, hidden, labels, ma
         hidden_grads = jnp.einsum(
             "snv,vd->snd", grads, weights, preferred_element_type=jnp.float32
         ).astype(hidden.dtype)
-        head_grads += jnp.einsum(
-            "snv,snd->svd", grads, hidden, preferred_element_type=jnp.float32
-        )
+        head_grads += jnp.einsum("snv,snd->svd", grads, hidden, preferred_element_type=jnp.float32)
         return (total + losses, head_grads), (hidden_grads, metrics)
 
     start = (

@@ -2,9 +2,9 @@
 
 plotly, because a reader wants the number under the finger, zooms into a stretch of steps and drops
 a run from all charts at once, and because its figures are vector graphics that print sharply. The
-price is one copy of plotly.js in each report, about 4.6 of its 5 MB. The alternative, figures
-drawn by matplotlib, makes a file of 0.5 MB with nothing to point at, and a drawing for a desk does
-not fit a phone. Colours that depend on the theme are set by the style sheet, so that a report
+price is a copy of plotly.js in each report, 4.8 of its about 5.2 MB. Figures drawn by matplotlib
+would make a far smaller file, but with nothing to point at and laid out for one width, which is
+not a phone's. Colours that depend on the theme are set by the style sheet, so that a report
 follows the reader's light or dark setting, and prints in black on white, without being redrawn.
 """
 

@@ -68,6 +68,6 @@ def token_view(
     ]
     return {
         "title": f"training record {index}",
-        "prompt": tokenizer.decode(prompt.tolist()),
+        "prompt": tokenizer.decode(prompt),
         "tokens": tokens,
     }

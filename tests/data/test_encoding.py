@@ -66,15 +66,15 @@ def test_a_text_is_opened_as_the_tokenizer_would(llama_tokenizer, tokenizer_with
     """Llama 3 opens each text with a token; its chat template writes it out itself."""
     bos = llama_tokenizer.bos_token_id
     for template in ("plain", "model"):
-        ids = encode_prompt(template, record("")["prompt"], llama_tokenizer)
-        assert (ids[0], ids.count(bos)) == (bos, 1)
+        prompt = encode_prompt(template, record("")["prompt"], llama_tokenizer)
+        assert (prompt[0], prompt.count(bos)) == (bos, 1)
     written = [{"role": "user", "content": "<|begin_of_text|>What is 1 + 1?"}]
     assert encode_prompt("plain", written, llama_tokenizer).count(bos) == 1
     silent = tokenizer_with(bos=True, chat_template="{{ messages[0].content }}")
-    assert bos not in (ids := encode_prompt("model", record("")["prompt"], silent)) and ids
+    assert encode_prompt("model", record("")["prompt"], silent) == ids(silent, "What is 1 + 1?")
     both = tokenizer_with(bos=True)
-    ids = encode_prompt("curio", record("")["prompt"], both)
-    assert both.decode(ids).startswith("<|begin_of_text|><|im_start|>system\n")
+    prompt = encode_prompt("curio", record("")["prompt"], both)
+    assert both.decode(prompt).startswith("<|begin_of_text|><|im_start|>system\n")
 
 
 def test_a_token_for_the_beginning_that_the_tokenizer_does_not_add_is_not_added(tokenizer_with):

@@ -32,7 +32,16 @@ def source(tmp_path_factory):
 
 @pytest.fixture
 def build(source, tokenizer, data_config):
-    def make(seed=0, sequences=16, rows=4, tok=tokenizer, path=source, progress=None, **changes):
+    def make(
+        seed=0,
+        sequences=16,
+        rows=4,
+        tok=tokenizer,
+        path=source,
+        progress=None,
+        normalizer="global_token_mean",
+        **changes,
+    ):
         changes = {
             "template": "qwen",
             "max_prompt_tokens": 256,
@@ -47,6 +56,7 @@ def build(source, tokenizer, data_config):
             sequences_per_step=sequences,
             rows_per_microbatch=rows,
             progress=progress,
+            normalizer=normalizer,
         )
 
     return make
@@ -141,6 +151,22 @@ def test_layout_says_where_each_record_is(build):
                 assert found == (prompt + response)[:-1]
 
 
+@pytest.mark.parametrize("sequences", [16, 15])
+def test_the_mean_over_pairs_of_their_token_means(build, sequences):
+    """The released code's normaliser, on losses that differ from token to token."""
+    data = build(sequences=sequences, normalizer="pair_token_mean")
+    step = 2
+    losses = [np.sqrt(data.example(i)[1]) for i in data.indices(step).tolist()]
+    pairs = [np.concatenate(losses[i : i + 2]) for i in range(0, sequences, 2)]
+    wanted = np.mean([pair.mean() for pair in pairs])
+    batch = data.batch(step)
+    found = (batch["loss_mask"] * np.sqrt(batch["labels"])).sum() / batch["loss_mask"].sum()
+    assert found == pytest.approx(wanted, rel=1e-5)
+    assert batch["loss_mask"].sum() == pytest.approx(sum(map(len, losses)), rel=1e-5)
+    plain = build(sequences=sequences).batch(step)
+    assert np.array_equal(plain["loss_mask"], batch["loss_mask"] > 0)
+
+
 def test_an_epoch_holds_every_record_once_but_the_remainder(build):
     data = build()
     for epoch in range(2):
@@ -226,7 +252,7 @@ def test_the_cache_is_used_and_knows_when_not_to_be(build, source, tmp_path, tok
     ):
         assert not tokenises(**changes)[0], changes
     for changes in (
-        {"template": "curio", "max_prompt_tokens": 1024},
+        {"template": "plain"},
         {"max_prompt_tokens": 200},
         {"max_response_tokens": 250},
         {"overlong": "truncate"},

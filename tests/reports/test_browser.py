@@ -21,6 +21,11 @@ CHROMIUM = next(
     None,
 )
 DRIVER = shutil.which("chromedriver")
+if not CHROMIUM or not DRIVER:
+    reason = "needs Chromium and its driver: apt-get install chromium chromium-driver"
+    pytest.skip(reason, allow_module_level=True)
+webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+
 FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --hide-scrollbars "
     "--disable-background-networking --disable-component-update --disable-sync "
@@ -30,9 +35,6 @@ FLAGS = (
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    if not CHROMIUM or not DRIVER:
-        pytest.skip("needs Chromium and its driver: apt-get install chromium chromium-driver")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
@@ -135,37 +137,37 @@ def test_nothing_scrolls_sideways_on_a_phone(browser, report):
 
 
 def test_pointing_at_a_token_shows_its_numbers(browser, report):
-    from selenium.webdriver import ActionChains
-
     open_page(browser, report)
     view = samples.token_view(2, hostile=True)["tokens"]
     token = browser.find_elements("css selector", ".t")[4]
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", token)
-    ActionChains(browser).move_to_element(token).perform()
+    webdriver.ActionChains(browser).move_to_element(token).perform()
     wait(lambda: browser.find_element("id", "token-panel").is_displayed())
     text = browser.find_element("id", "token-panel").text
     assert f"token 5 of {len(view)}" in text
     assert f"{view[4]['entropy']:.3f} nats" in text
     assert f"{view[4]['tau']:.3f}" in text and f"{view[4]['weight']:.3f}" in text
-    ActionChains(browser).move_to_element(browser.find_element("tag name", "h1")).perform()
+    webdriver.ActionChains(browser).move_to_element(
+        browser.find_element("tag name", "h1")
+    ).perform()
     wait(lambda: not browser.find_element("id", "token-panel").is_displayed())
 
 
 def test_keyboard_and_tap_reach_the_tokens(browser, report):
-    from selenium.webdriver import ActionChains, Keys
-
     open_page(browser, report)
     panel = browser.find_element("id", "token-panel")
     tabs = browser.execute_script("return document.querySelectorAll('.t[tabindex=\"0\"]').length")
     assert tabs == 1
     browser.execute_script("document.querySelector('.t').focus()")
     assert "token 1 of" in panel.text
-    ActionChains(browser).send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT).perform()
+    webdriver.ActionChains(browser).send_keys(
+        webdriver.Keys.ARROW_RIGHT, webdriver.Keys.ARROW_RIGHT
+    ).perform()
     assert "token 3 of" in panel.text
-    ActionChains(browser).send_keys(Keys.END).perform()
+    webdriver.ActionChains(browser).send_keys(webdriver.Keys.END).perform()
     count = browser.execute_script("return document.querySelectorAll('.t').length")
     assert f"token {count} of {count}" in panel.text
-    ActionChains(browser).send_keys(Keys.ESCAPE).perform()
+    webdriver.ActionChains(browser).send_keys(webdriver.Keys.ESCAPE).perform()
     assert not panel.is_displayed()
 
     open_page(browser, report, width=390, height=844)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from itertools import chain
 
 import jax
 import jax.numpy as jnp
@@ -99,7 +100,7 @@ def test_log_probs_and_entropies_are_the_models(settings):
 
 def test_stopping():
     reasons = set()
-    for completion in sum(draw(), []):
+    for completion in chain(*draw()):
         reasons.add(completion.finish_reason)
         stops = [token in (0, 7) for token in completion.tokens]
         assert not any(stops[:-1])
@@ -108,11 +109,11 @@ def test_stopping():
             assert len(completion.tokens) == 12
         assert len(completion.tokens) == len(completion.log_probs) == len(completion.entropies)
     assert reasons == {"stop", "length"}
-    assert {len(c.tokens) for c in sum(draw(stop_ids=[]), [])} == {12}
+    assert {len(c.tokens) for c in chain(*draw(stop_ids=[]))} == {12}
 
 
 def assert_same(got, want):
-    for a, b in zip(sum(got, []), sum(want, []), strict=True):
+    for a, b in zip(chain(*got), chain(*want), strict=True):
         assert (a.tokens, a.finish_reason) == (b.tokens, b.finish_reason)
         np.testing.assert_allclose(a.log_probs, b.log_probs, atol=1e-5)
         np.testing.assert_allclose(a.entropies, b.entropies, atol=1e-5)

@@ -8,6 +8,7 @@ from curiojax.objectives import Curio, Sft
 from curiojax.training import statistics
 
 VOCAB = 1000
+CURIO = Curio()
 
 
 def tokens_and_mask(seed=0, rows=12, length=64):
@@ -28,7 +29,7 @@ def tokens_and_mask(seed=0, rows=12, length=64):
     return {k: jnp.asarray(v, jnp.float32) for k, v in tokens.items()}, jnp.asarray(mask)
 
 
-def summarize(tokens, mask, parts, objective=Curio()):
+def summarize(tokens, mask, parts, objective=CURIO):
     total = None
     for part in np.array_split(np.arange(mask.shape[0]), parts):
         chosen = {k: v[part] for k, v in tokens.items()}
