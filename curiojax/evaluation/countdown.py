@@ -1,8 +1,8 @@
 """Evaluation on the Countdown world: accuracy, pass@k and entropy on held-out problems.
 
 Two scores are kept apart. *Strict* is the reward: legal steps to the target, then exactly
-`END BOX x` and the end of the sequence. *Search* ignores what follows the steps, so it also measures
-a model that has not learnt the answer format, such as the base model.
+`END BOX x` and the end of the sequence. *Search* ignores what follows the steps, so it also
+measures a model that has not learnt the answer format, such as the base model.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def evaluate_countdown(
       progress: as `curiojax.rollout.sampler.sample` takes it; called for each kind of problem.
 
     Returns:
-      `id_pass1`, `id_pass<samples>`, `hard_pass1`, `hard_pass<samples>`: strict; the same names with
-      `search_` in front: format ignored; `<name>_se` for the strict ones: bootstrap standard error
-      over problems; `entropy`: mean over the generated tokens on ID problems, nats;
+      `id_pass1`, `id_pass<samples>`, `hard_pass1`, `hard_pass<samples>`: strict; the same names
+      with `search_` in front: format ignored; `<name>_se` for the strict ones: bootstrap standard
+      error over problems; `entropy`: mean over the generated tokens on ID problems, nats;
       `id_failures`, `hard_failures`: how often each fault came first; `samples`, `prompts_id`,
       `prompts_hard`, `temperature`, `seed`: as given.
     """
