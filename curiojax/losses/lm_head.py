@@ -2,9 +2,9 @@
 
 One chunk is a slice of `T` across all rows, so a batch axis that is split over devices stays split.
 Its logits live in float32 for the length of one scan step, in which the gradients with respect to
-hidden states and head are formed as well (`jax.vjp` of the per-token loss in the chunk's logits, so
-any objective works). The backward pass has nothing left to do but to scale them: three products
-with the head instead of the four of `jax.checkpoint`, and one evaluation of the loss instead of two.
+hidden states and head are formed as well (`jax.vjp` of the per-token loss in the chunk's logits,
+so any objective works). The backward pass has nothing left to do but to scale them: three products
+with the head instead of the four of `jax.checkpoint`, and one evaluation of the loss, not two.
 
 The teacher goes first, in a pass of its own that leaves scalars per token. Inside a rematerialised
 chunk its head and its search would run twice.
@@ -21,13 +21,13 @@ import jax.numpy as jnp
 from curiojax.losses.supervised import per_token_loss, teacher_targets
 
 if TYPE_CHECKING:
-    from curiojax.objectives import Objective
+    from curiojax.objectives import AnyObjective
 
 Metrics = dict[str, jax.Array]
 
 
 def teacher_pass(
-    objective: Objective,
+    objective: AnyObjective,
     head: jax.Array,
     hidden: jax.Array,
     labels: jax.Array,
@@ -64,7 +64,7 @@ def teacher_pass(
 
 
 def chunked_loss(
-    objective: Objective,
+    objective: AnyObjective,
     head: jax.Array,
     hidden: jax.Array,
     labels: jax.Array,
@@ -142,7 +142,7 @@ def _logits(hidden: jax.Array, head: jax.Array) -> jax.Array:
     return logits.reshape(-1, head.shape[0])
 
 
-def _chunk_loss(objective: Objective, logits: jax.Array, labels, mask, targets: Metrics):
+def _chunk_loss(objective: AnyObjective, logits: jax.Array, labels, mask, targets: Metrics):
     """Weighted loss of one chunk and its metrics `[S, N]`, from logits `[S * N, V]`."""
     flat = {name: x.reshape(-1) for name, x in targets.items()}
     loss, metrics = per_token_loss(

@@ -6,7 +6,7 @@ lp and the tempered teacher's lpT, a constant:
 
     loss = -lp + alpha / 2 * (lp - lpT)^2,    lpT = log_softmax(teacher_logits / tau)[y]
 
-Its gradient is (-1 + alpha * (lp - lpT)) d lp: exactly that of cross-entropy with the constant weight
+Its gradient is (-1 + alpha * (lp - lpT)) d lp, that of cross-entropy with the constant weight
 
     w = 1 + alpha * (lpT - lp).
 
@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from curiojax.losses.temperature import choose_temperature, entropy, log_softmax_parts
 
 if TYPE_CHECKING:
-    from curiojax.objectives import Curio, Objective
+    from curiojax.objectives import AnyObjective, Curio
 
 Metrics = dict[str, jax.Array]
 
@@ -79,7 +79,7 @@ def _curio_targets(objective: Curio, logits: jax.Array, labels: jax.Array) -> Me
     }
 
 
-def _sft(objective: Objective, tokens: Tokens) -> tuple[jax.Array, Metrics]:
+def _sft(objective: AnyObjective, tokens: Tokens) -> tuple[jax.Array, Metrics]:
     return -tokens.log_prob, {}
 
 
@@ -110,13 +110,15 @@ _LOSSES: dict[str, Callable[..., tuple[jax.Array, Metrics]]] = {"sft": _sft, "cu
 _TEACHER_TARGETS: dict[str, Callable[..., Metrics]] = {"curio": _curio_targets}
 
 
-def _find(table: dict[str, Callable], objective: Objective, what: str) -> Callable:
+def _find(table: dict[str, Callable], objective: AnyObjective, what: str) -> Callable:
     if objective.name not in table:
         raise ValueError(f"objective {objective.name!r} has no {what}; known: {', '.join(table)}")
     return table[objective.name]
 
 
-def teacher_targets(objective: Objective, teacher_logits: jax.Array, labels: jax.Array) -> Metrics:
+def teacher_targets(
+    objective: AnyObjective, teacher_logits: jax.Array, labels: jax.Array
+) -> Metrics:
     """Everything the objective needs from the teacher, as scalars per token without a gradient.
 
     Args:
@@ -137,7 +139,7 @@ def teacher_targets(objective: Objective, teacher_logits: jax.Array, labels: jax
 
 
 def per_token_loss(
-    objective: Objective,
+    objective: AnyObjective,
     logits: jax.Array,
     labels: jax.Array,
     *,
@@ -176,10 +178,13 @@ def per_token_loss(
     valid = None if mask is None else mask != 0
 
     # Before and after: a NaN that is only thrown away afterwards still reaches the gradient.
-    def keep(x: jax.Array | None) -> jax.Array | None:
-        if x is None or valid is None:
+    def keep(x: jax.Array) -> jax.Array:
+        if valid is None:
             return x
         return jnp.where(valid[:, None] if x.ndim == 2 else valid, x, jnp.zeros_like(x))
+
+    def keep_given(x: jax.Array | None) -> jax.Array | None:
+        return None if x is None else keep(x)
 
     logits, labels = keep(logits), keep(labels)
     log_prob, student_entropy = _label_log_probs(logits, labels)
@@ -187,10 +192,10 @@ def per_token_loss(
         logits=logits,
         labels=labels,
         log_prob=log_prob,
-        teacher_logits=keep(teacher_logits),
-        teacher_log_probs=keep(teacher_log_probs),
-        old_log_probs=keep(old_log_probs),
-        suppressed=keep(suppressed),
+        teacher_logits=keep_given(teacher_logits),
+        teacher_log_probs=keep_given(teacher_log_probs),
+        old_log_probs=keep_given(old_log_probs),
+        suppressed=keep_given(suppressed),
     )
     loss, metrics = loss_of(objective, tokens)
     metrics = {"log_prob": log_prob, "entropy": student_entropy, **metrics}

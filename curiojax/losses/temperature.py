@@ -29,7 +29,7 @@ class Temperature(NamedTuple):
     Attributes:
       tau: the temperature.
       entropy: entropy of the teacher at temperature 1 over the whole vocabulary, in nats.
-      increment: the entropy increment that was asked for, in nats.
+      increment: the entropy increment that was asked for, in nats; 0 with `fixed_tau`.
       gated: the token is near-deterministic, so the search was overruled with `tau_min`.
       at_floor: `tau_min` already raises the entropy by at least the increment.
       at_cap: even `tau_max` does not raise the entropy by more than the increment.
@@ -46,7 +46,7 @@ class Temperature(NamedTuple):
 def log_softmax_parts(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns `(shifted, log_z)` with log_softmax(logits) = shifted - log_z[..., None].
 
-    `shifted` `[..., V]` is relative to the largest logit, so that log-probabilities of logits around
+    `shifted` `[..., V]` is relative to the largest logit, so that log-probabilities of logits near
     1e4 keep their digits. Columns of -inf (padded vocabulary) have probability and gradient 0.
     """
     shifted = logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
@@ -81,8 +81,8 @@ def _largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
 def _whole_rows(x: jax.Array) -> jax.Array:
     """Ends the split over devices of the last axis; the other axes stay as they are.
 
-    From here on a row is short. Left split, as a vocabulary over `tensor` would leave it, every step
-    of the search would sum over devices.
+    From here on a row is short. Left split, as a vocabulary over `tensor` would leave it, every
+    step of the search would sum over devices.
     """
     if jax.sharding.AxisType.Auto not in jax.sharding.get_abstract_mesh().axis_types:
         return x
@@ -129,8 +129,8 @@ def _bisect(values, target, at_min, at_max, objective: Curio) -> jax.Array:
     """Figure 6, for one token: halves [tau_min, tau_max] `search_steps` times.
 
     The figure returns the middle of the last bracket, this the point where the line between its
-    ends meets the target: at most half a bracket away, at no cost, and without the figure's grid. On
-    a grid, rounding that differs between device layouts tips tokens by a whole bracket.
+    ends meets the target: at most half a bracket away, at no cost, and without the figure's grid.
+    On a grid, rounding that differs between device layouts tips tokens by a whole bracket.
     """
 
     def halve(_, bracket):

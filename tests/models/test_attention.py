@@ -216,8 +216,7 @@ def test_remat_policies_agree():
     assert len(products) == 3  # each recomputes something else
 
 
-@pytest.mark.parametrize("shape", [(1, 4, 2), (2, 2, 2)])
-def test_meshes_agree(shape):
+def test_meshes_agree():
     config = tiny()
     rows = [[record] for record in records()] * 2
     batch, _ = pack(rows, 16)
@@ -225,7 +224,7 @@ def test_meshes_agree(shape):
     weights *= batch["seg"][:, :, None] > 0
     params = random_params()
     scores, gradient = scores_and_gradient(params, config, batch, weights)
-    mesh = make_mesh(*shape)
+    mesh = make_mesh(2, 2, 2)
     shardings = tree_shardings(mesh, param_axes(config))
     with jax.set_mesh(mesh):
         split = jax.device_put(params, shardings)

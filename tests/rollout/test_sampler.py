@@ -14,6 +14,7 @@ import pytest
 from curiojax.errors import ConfigError
 from curiojax.models import ModelConfig, abstract_params, forward, logits
 from curiojax.rollout import sample
+from curiojax.rollout.sampler import _generate
 from curiojax.sharding import make_mesh
 
 CONFIG = ModelConfig(
@@ -121,34 +122,36 @@ def assert_same(got, want):
 
 def test_batch_composition_does_not_matter():
     whole = draw()
-    assert_same(draw(batch_size=10), whole)  # other batches of prompts
-    assert_same(draw(batch_size=2), whole)  # the samples of a prompt apart
-    more = [*PROMPTS, list(range(1, 19)) * 2]  # a longer neighbour, so a wider cache
-    assert_same(draw(more)[:4], whole)
-    assert_same([c[:3] for c in whole], draw(samples_per_prompt=3))
-    assert_same([c[:1] for c in whole], draw(samples_per_prompt=1))
+    # A batch per prompt and pair of samples, and a longer neighbour with its wider cache.
+    long = list(range(1, 19)) * 2
+    assert_same(draw(batch_size=2), whole)
+    assert_same(draw([*PROMPTS, long])[:4], whole)
+    assert_same(draw(PROMPTS[:1], samples_per_prompt=3), [whole[0][:3]])
 
 
 def test_draws_differ():
-    whole = draw(stop_ids=[])
+    whole = draw(stop_ids=[0])
     assert len({tuple(c.tokens) for c in whole[0]}) == 5
-    other = draw(stop_ids=[], seed=4)
+    other = draw(stop_ids=[0], seed=4)
     assert all(a.tokens != b.tokens for a, b in zip(whole[0], other[0], strict=True))
-    twins = draw([[1, 2, 3]] * 2, stop_ids=[])
-    assert twins[0][0].tokens != twins[1][0].tokens
+    twins = draw([[1, 2, 3]] * 4, stop_ids=[0])
+    assert len({tuple(c.tokens) for c in chain(*twins)}) == 20
 
 
 def test_frequencies_follow_the_distribution():
-    [completions] = draw([[1, 2, 3]], max_new_tokens=1, samples_per_prompt=4000, batch_size=1000)
-    counts = np.bincount([c.tokens[0] for c in completions], minlength=19)
-    probs = np.exp(log_softmax(scores_of([1, 2, 3], completions[0])))[0]
+    drawn = [
+        completion
+        for seed in range(200)
+        for completion in chain(*draw([[1, 2, 3]] * 4, max_new_tokens=1, seed=seed))
+    ]
+    assert len(drawn) == 4000
+    counts = np.bincount([c.tokens[0] for c in drawn], minlength=19)
+    probs = np.exp(log_softmax(scores_of([1, 2, 3], drawn[0])))[0]
     error = (counts - 4000 * probs) / np.sqrt(4000 * probs * (1 - probs) + 1)
     assert np.abs(error).max() < 4.5 and probs.max() < 0.9
 
 
 def test_no_recompilation_within_a_bucket():
-    from curiojax.rollout.sampler import _generate
-
     draw()
     before = _generate._cache_size()
     draw([[1, 2], [3], [4, 5, 6], [8]], max_new_tokens=9, seed=11, temperature=0.7)
@@ -157,23 +160,29 @@ def test_no_recompilation_within_a_bucket():
 
 def test_progress_and_empty_input():
     calls = []
-    draw(batch_size=10, progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(10, 20), (20, 20)]
+    draw(batch_size=2, progress=lambda done, total: calls.append((done, total)))
+    assert [done for done, _ in calls] == [2, 4, 5, 7, 9, 10, 12, 14, 15, 17, 19, 20]
+    assert {total for _, total in calls} == {20}
     assert draw([]) == []
 
 
 def test_on_a_mesh():
     with jax.set_mesh(make_mesh(4, 1, 2)):
         split = draw(PROMPTS[:3])
-    assert_same(split, draw(PROMPTS[:3]))
+    assert_same(split, draw()[:3])
 
 
-def test_mixed_precision_runs():
+def test_mixed_precision_traces():
+    """Strict promotion refuses a forgotten cast while tracing."""
     config = dataclasses.replace(CONFIG, compute_dtype="bfloat16")
-    [[completion]] = sample(
-        params(), config, [[1, 2]], max_new_tokens=4, seed=0, stop_ids=[], batch_size=1
+    ids = jnp.zeros((2, 16), jnp.int32)
+    one = jnp.ones((2,), jnp.int32)
+    out = jax.eval_shape(
+        functools.partial(_generate, config=config, capacity=16, greedy=False, nucleus=True),
+        *(params(), ids, one, one, one, np.uint32(0), 4, np.float32(1), np.float32(0.9), one),
     )
-    assert len(completion.tokens) == 4 and np.isfinite(completion.log_probs).all()
+    assert [x.dtype.name for x in out] == ["int32", "float32", "float32", "int32"]
+    assert [x.shape for x in out] == [(2, 2, 16)] * 3 + [(2, 2)]
 
 
 @pytest.mark.parametrize(
