@@ -46,10 +46,10 @@ class Model(Section):
     Attributes:
       path: a Hugging Face checkpoint, as a folder or hub id.
       compute_dtype: dtype of the forward and backward pass; parameters are kept in float32.
-      remat: what the backward pass recomputes: `full` (all but layer inputs), `dots` (all but matmul
-        outputs) or `none`.
-      attention: `auto`, `xla` (dense mask), `blocked` (query blocks) or `cudnn` (GPU, one record per
-        row, so `data.packing: false`).
+      remat: what the backward pass recomputes: `full` (all but layer inputs), `dots` (all but
+        matmul outputs) or `none`.
+      attention: `auto`, `xla` (dense mask), `blocked` (query blocks) or `cudnn` (GPU, one record
+        per row, so `data.packing: false`).
       rope_theta, max_position_embeddings: override the checkpoint's values, to extend its context.
     """
 
@@ -101,8 +101,8 @@ class Loss(Section):
     Attributes:
       chunk_tokens: tokens whose logits are held at once, per device.
       normalizer: `global_token_mean`, one division by the step's number of trained tokens; or
-        `pair_token_mean`, the released code's mean over pairs of records of their token means, which
-        gives tokens of short records a larger weight.
+        `pair_token_mean`, the released code's mean over pairs of records of their token means,
+        which gives tokens of short records a larger weight.
     """
 
     chunk_tokens: int = Field(1024, gt=0)
@@ -158,7 +158,10 @@ class MeshShape(Section):
 
 
 class Checkpoint(Section):
-    """When to save: every n steps and at the end; the newest `keep_last` and every `keep_every`th."""
+    """When to save (every n steps, and at the end) and what to keep.
+
+    The newest `keep_last` checkpoints stay, and those whose step `keep_every` divides.
+    """
 
     every: int = Field(178, ge=1)
     keep_last: int = Field(3, ge=1)

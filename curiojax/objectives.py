@@ -32,10 +32,10 @@ class Sft(Objective):
 class Curio(Objective):
     """CurioSFT: cross-entropy plus self-exploratory distillation (paper, Eq. 4-8).
 
-    The defaults are the paper's, with one exception: `gate_entropy` is on, as in the released code.
-    Without it the temperature search does the opposite of what the paper says on confident tokens
-    (the entropy increment never falls below 0.04 nats, which a near-deterministic token reaches only
-    at a large temperature).
+    The defaults are the paper's, with one exception: `gate_entropy` is on, as in the released
+    code. Without it the temperature search does the opposite of what the paper says on confident
+    tokens (the entropy increment never falls below 0.04 nats, which a near-deterministic token
+    reaches only at a large temperature).
 
     Attributes:
       alpha: weight of the distillation term; 0 is plain SFT.

@@ -84,8 +84,8 @@ def track(iterable: Iterable[T], description: str, total: int | None = None) -> 
 def status(message: str) -> Iterator[None]:
     """Shows that something without a known length is going on, and how long it took.
 
-        with status("compiling the step"):
-            ...
+    with status("compiling the step"):
+        ...
     """
     console = Console(stderr=True, highlight=False)
     began = time.monotonic()

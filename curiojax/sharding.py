@@ -2,8 +2,8 @@
 
 Parameters and activations name their axes logically ("embed", "heads", "batch", ...). This table
 says which mesh axis each of them is split over; nothing else in the package spells a mesh axis.
-The mesh has `Auto` axes: XLA propagates shardings from the jitted functions' inputs, outputs and the
-constraints given with `constrain`.
+The mesh has `Auto` axes: XLA propagates shardings from the jitted functions' inputs, outputs and
+the constraints given with `constrain`.
 """
 
 from __future__ import annotations

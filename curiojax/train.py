@@ -1,8 +1,8 @@
 """Trains: `python -m curiojax.train [CONFIG.yaml] [key=value ...]`.
 
 With a config file, runs the stage it describes. Without one, runs the embedded default: a small
-world, its base model and three ways to fine-tune it, on a laptop CPU. Running the same command again
-continues an interrupted run.
+world, its base model and three ways to fine-tune it, on a laptop CPU. Running the same command
+again continues an interrupted run.
 """
 
 from __future__ import annotations

@@ -163,13 +163,13 @@ class Decoder(nn.Module):
         c = self.config
         if self.is_initializing() and not c.tie_word_embeddings:
             Head(c, name="lm_head")()
-        x = Embed(c, self.dtype, name="embed")(tokens)
+        x: Any = Embed(c, self.dtype, name="embed")(tokens)
         x = constrain(x, "batch", "length", None)
         layers = nn.scan(
             _remat(c.remat),
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=nn.broadcast,
+            in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
             length=c.num_layers,
         )(c, name="layers")
         carry = (x, cache, jnp.zeros((), jnp.int32))
@@ -287,7 +287,6 @@ def decode(
     held = jax.lax.dynamic_update_slice(cache["positions"], held, start)
     cache = cache | {"positions": held}
     mask = held[:, None, :] <= positions[:, :, None]
-    hidden, cache = _decoder(params, config).apply(
-        {"params": params}, tokens, positions, None, cache, mask
-    )
+    apply: Any = _decoder(params, config).apply
+    hidden, cache = apply({"params": params}, tokens, positions, None, cache, mask)
     return hidden, cache | {"index": cache["index"] + tokens.shape[1]}

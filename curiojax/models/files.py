@@ -119,7 +119,7 @@ class WeightFiles(contextlib.ExitStack):
         return tuple(self.slice(name).get_shape())
 
     def dtype(self, name: str) -> str:
-        stored = self.slice(name).get_dtype()
+        stored = str(self.slice(name).get_dtype())
         return _DTYPES.get(stored, stored)
 
     def equal(self, a: str, b: str, rows: int = 8192) -> bool:

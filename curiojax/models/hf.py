@@ -78,9 +78,7 @@ def load_pretrained(
     return config, nest(params)
 
 
-def read_config(
-    path: str | Path, *, overrides: dict[str, Any] | None = None
-) -> ModelConfig:
+def read_config(path: str | Path, *, overrides: dict[str, Any] | None = None) -> ModelConfig:
     """The architecture of a checkpoint, without its weights; see `load_pretrained`.
 
     Raises:
@@ -235,7 +233,7 @@ def _check_tensors(files: WeightFiles, config: ModelConfig, shapes: dict) -> Non
 def _load(files, entry: Parameter, shape, dtype: np.dtype, sharding) -> jax.Array:
     pieces: dict[str, np.ndarray] = {}  # replicas ask for the same piece: read it once
 
-    def piece(index: tuple[slice, ...]) -> np.ndarray:
+    def piece(index: Any) -> np.ndarray:
         key = str(index)
         if key not in pieces:
             pieces[key] = _read(files, entry, shape, index, dtype)

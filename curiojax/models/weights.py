@@ -54,7 +54,7 @@ def lookup(table: jax.Array, tokens: jax.Array, axes: Axes, dtype: jnp.dtype) ->
       table: [V, D].
       tokens: int32, any shape.
     """
-    return gathered(table, axes, dtype)[tokens]
+    return jnp.take(gathered(table, axes, dtype), tokens, axis=0, mode="clip")
 
 
 def _lookup_forward(table, tokens, axes, dtype):

@@ -8,7 +8,7 @@ other prompts reuse the compiled program.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -101,7 +101,7 @@ def sample(
                 nucleus=top_p < 1,
             )
             keep = min(samples, samples_per_prompt - first)
-            for i, completions in zip(chosen, _completions(*drawn, set(stop_ids)), strict=False):
+            for i, completions in zip(chosen, _completions(drawn, set(stop_ids)), strict=False):
                 results[i] += completions[:keep]
             done += len(chosen) * keep
             if progress is not None:
@@ -222,11 +222,9 @@ def _nucleus(scores: jax.Array, log_probs: jax.Array, top_p: jax.Array) -> jax.A
     return jnp.where(log_probs >= threshold, scores, -jnp.inf)
 
 
-def _completions(tokens, log_probs, entropies, counts, stop_ids: set[int]):
-    tokens, log_probs, entropies, counts = (
-        np.asarray(x).tolist() for x in (tokens, log_probs, entropies, counts)
-    )
-    for prompt in zip(tokens, log_probs, entropies, counts, strict=True):
+def _completions(drawn, stop_ids: set[int]) -> Iterator[list[Completion]]:
+    """Turns the arrays of `_generate` into completions, prompt by prompt."""
+    for prompt in zip(*(np.asarray(x).tolist() for x in drawn), strict=True):
         yield [
             Completion(t[:n], p[:n], e[:n], "stop" if t[n - 1] in stop_ids else "length")
             for t, p, e, n in zip(*prompt, strict=True)

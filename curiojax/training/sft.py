@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +23,14 @@ from curiojax.data.tokenizer import load_tokenizer
 from curiojax.errors import ConfigError
 from curiojax.models import ModelConfig
 from curiojax.reports.training import write_training_report
-from curiojax.sharding import make_mesh, named_sharding, tree_shardings
+from curiojax.sharding import make_mesh, named_sharding
 from curiojax.training import plan, statistics
 from curiojax.training.checkpoint import Checkpoints
 from curiojax.training.metrics import MetricsWriter, read_metrics
+from curiojax.training.run_directory import claim, identity, require, run_directory
 from curiojax.training.state import TrainState, create_state, shardings_of
 from curiojax.training.step import Batch, Recipe, Scalars, Step, compile_step
 from curiojax.training.token_view import token_view
-
-# Keys that may change when a run is continued: they say where and how it is computed, not what.
-NOT_IDENTITY = (
-    "output_dir",
-    "rows_per_microbatch",
-    "mesh",
-    "checkpoint",
-    "logging",
-    "world",
-    "compare",
-    "model.path",
-    "model.remat",
-    "model.attention",
-    "data.path",
-    "data.workers",
-    "data.cache_dir",
-    "loss.chunk_tokens",
-)
 
 
 @dataclass(frozen=True)
@@ -135,7 +118,7 @@ def train(
     directory: Path,
     name: str,
 ) -> TrainState:
-    """The loop: one optimiser update per turn, metrics read one turn late so nothing waits on them."""
+    """The loop: one optimiser update per turn; metrics are read one turn late, nothing waits."""
     config, steps = recipe.config, recipe.total_steps
     start = int(state.step)
     writer = _writer(directory, config, start)
@@ -151,8 +134,8 @@ def train(
             if watch.diverged:
                 checkpoints.wait()
                 raise ConfigError(
-                    f"optimizer.learning_rate: the gradients of the last {config.optimizer.skip_limit} "
-                    f"steps were not finite; the run stopped after step {done} with a checkpoint in "
+                    f"optimizer.learning_rate: {config.optimizer.skip_limit} steps in a row had "
+                    f"non-finite gradients; the run stopped after step {done} with a checkpoint in "
                     f"{directory / 'checkpoints'}; lower the learning rate or inspect the data"
                 )
             if stop:
@@ -307,71 +290,12 @@ def _model_overrides(config: RunConfig) -> dict[str, Any]:
     return {key: value for key, value in overrides.items() if value is not None}
 
 
-# ---- the run directory -------------------------------------------------------------------------
-
-
-def run_directory(config: RunConfig) -> Path:
-    return Path(require(config.output_dir, "output_dir"))
-
-
-def identity(config: RunConfig, model: ModelConfig, data: SupervisedData) -> dict[str, Any]:
-    """What a run is, for the check that a directory's checkpoints belong to it."""
-    values = config.model_dump(mode="json")
-    for key in NOT_IDENTITY:
-        section, _, leaf = key.rpartition(".")
-        (values[section] if section else values).pop(leaf)
-    shape = (model.vocab_size, model.hidden_size, model.num_layers, model.num_heads)
-    values["model"]["shape"] = " x ".join(str(size) for size in shape)
-    values["data"]["fingerprint"] = data.fingerprint
-    return values
-
-
-def claim(directory: Path, config: RunConfig, ours: dict[str, Any]) -> None:
-    """Makes the run directory ours, or raises a `ConfigError` when it holds something else."""
-    marker = directory / "identity.json"
-    if directory.exists() and not directory.is_dir():
-        raise ConfigError(f"output_dir: {directory} is a file; name a folder")
-    if marker.is_file():
-        theirs = json.loads(marker.read_text(encoding="utf-8"))
-        if theirs != ours:
-            key, old, new = next(_differences(theirs, ours))
-            raise ConfigError(
-                f"output_dir: {directory} holds a run with {key} = {old!r}, this one has {new!r}; "
-                "restore the old value to continue it, or choose another output_dir"
-            )
-    elif directory.is_dir() and any(directory.iterdir()):
-        raise ConfigError(
-            f"output_dir: {directory} is not empty and holds no run of this program; choose another"
-        )
-    if jax.process_index() == 0:
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-        temporary = marker.with_suffix(".tmp")
-        temporary.write_text(json.dumps(ours, indent=1), encoding="utf-8")
-        temporary.replace(marker)
-
-
-def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*old, *(key for key in new if key not in old)]:
-            name = f"{prefix}.{key}" if prefix else key
-            yield from _differences(old.get(key), new.get(key), name)
-    elif old != new:
-        yield prefix, old, new
-
-
 def export(params: Any, model: ModelConfig, config: RunConfig, path: Path) -> None:
     """Writes the weights as a Hugging Face checkpoint, in the source checkpoint's dtype."""
     with progress.status(f"writing {path}"):
         models.save_pretrained(
             params, model, path, tokenizer_from=config.model.path, dtype=model.checkpoint_dtype
         )
-
-
-def require(value: str | None, field: str) -> str:
-    if value is None:
-        raise ConfigError(f"{field}: missing; give it in the config file or as {field}=...")
-    return value
 
 
 def _writer(directory: Path, config: RunConfig, start: int) -> MetricsWriter | None:
@@ -382,7 +306,7 @@ def _writer(directory: Path, config: RunConfig, start: int) -> MetricsWriter | N
 
 @contextmanager
 def _stop_signal() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM, so that the step in flight ends and is saved; twice ends at once."""
+    """Collects SIGINT and SIGTERM, so that the step in flight is saved; twice ends at once."""
     seen: list[int] = []
 
     def handle(number: int, frame: Any) -> None:
