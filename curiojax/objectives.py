@@ -44,8 +44,8 @@ class Curio(Objective):
       max_entropy_increment: largest entropy increment, in nats.
       tau_min, tau_max: range of the teacher's temperature.
       top_k: logits kept in the temperature search; the softmax itself is over all of them.
-      search: `bisect` (paper, Figure 6) or `newton` (same answer, three steps).
-      search_steps: bisections. Newton always takes three steps.
+      search: `bisect` (paper, Figure 6) or `newton` (same answer in fewer steps).
+      search_steps: bisections. Newton takes three steps (eight for a range wider than 1.4-fold).
       gate_entropy: teacher entropy, in nats, up to which tau is `tau_min`; null: no gate.
       fixed_tau: one temperature for every token instead of the search.
       teacher: `ema` (a second set of weights) or `self` (the student's own detached logits, with no

@@ -24,12 +24,12 @@ from curiojax.reports.training import write_training_report
 from curiojax.training.sft import Result, run_directory, run_sft
 
 READING = (
-    "One seed on a toy task: read differences below about 0.03 as noise. What a four-seed study of "
-    "this world found: vanilla SFT raises accuracy on problems like the demonstrations and costs "
-    "entropy and most of the base model's pass@16 on hard problems; where the demonstrations hold "
-    "several strategies, CurioSFT as published gives a part of both back and costs some accuracy; a "
-    "fixed temperature of 1.5 does more of the same. A lower learning rate has an effect of similar "
-    "size, and strategies that the demonstrations lack are lost with every method."
+    "One seed on a toy task: read differences below about 0.03 as noise. A study of this world "
+    "with four seeds found: vanilla SFT raises accuracy on problems like the demonstrations and costs "
+    "entropy and most of the base model's pass@16 on hard problems. Where the demonstrations hold "
+    "several strategies, CurioSFT as published gives a part of both back and costs some accuracy; "
+    "a fixed temperature of 1.5 does more of the same. A lower learning rate has an effect of "
+    "similar size, and strategies that the demonstrations lack are lost with every method."
 )
 COLUMNS = {
     "id_pass1": "ID pass@1",
@@ -125,9 +125,9 @@ def show(
 ) -> None:
     columns = ["run", *COLUMNS.values()]
     caption = (
-        f"{config.world.prompts} held-out problems of each kind x {config.world.samples} samples at "
-        "temperature 1. Entropy: nats per token of the model's own samples. Format ignored: hard "
-        "pass@16 judged by the search alone. w: the weight of a token's cross-entropy gradient."
+        f"{config.world.prompts} held-out problems of each kind x {config.world.samples} samples "
+        "at temperature 1. Entropy: nats per token of the model's own samples. Format ignored: "
+        "hard pass@16 judged by the search alone. w: the weight of a token's cross-entropy gradient."
     )
     curio = next((r for r in results.values() if "tau_mean" in r.metrics[-1]), None)
     shown = curio or next(iter(results.values()))

@@ -3,9 +3,9 @@
     python tools/convert_checkpoint.py to-hf   SRC DST [--step N] [--dtype bfloat16]
     python tools/convert_checkpoint.py from-hf SRC DST
 
-`to-hf` takes a run directory (its newest checkpoint, or --step) or a folder written by `from-hf`, and
-writes a folder that transformers and vLLM load. `from-hf` takes a Hugging Face folder or hub id and
-writes the weights as an Orbax tree, with config and tokenizer beside it.
+`to-hf` takes a run directory (its newest checkpoint, or --step) or a folder written by `from-hf`,
+and writes a folder that transformers and vLLM load. `from-hf` takes a Hugging Face folder or hub
+id and writes the weights as an Orbax tree, with config and tokenizer beside it.
 
 Both read back what they wrote, run it, and compare logits with those of the source; any difference
 ends with exit code 1. Runs export `hf/` by themselves at their end; this is for the checkpoints in

@@ -96,8 +96,8 @@ class Checkpoints:
             return _owned(restored["state"])
         if steps:
             raise ConfigError(
-                f"{self._directory}: none of the checkpoints {sorted(steps)} could be read; they are "
-                "in damaged/; start again with another output_dir"
+                f"{self._directory}: none of the checkpoints {sorted(steps)} could be read; they "
+                "are in damaged/; start again with another output_dir"
             )
         return None
 
@@ -145,7 +145,7 @@ def _step_folders(directory: Path) -> Iterator[int]:
 
 
 def _owned(state: TrainState) -> TrainState:
-    """Copies the restored arrays: the first step donates them, and the reader may still alias them."""
+    """Copies the restored arrays: the first step donates them, the reader may still alias them."""
     return jax.tree.map(lambda x: x.copy(), state)
 
 

@@ -17,8 +17,8 @@ class MetricsWriter:
     Args:
       directory: the run directory.
       logging: which other loggers are on.
-      start_step: the run continues after this step: lines of later steps, from a run that was killed
-        before its next checkpoint, are dropped, since these steps are taken again.
+      start_step: the run continues after this step: lines of later steps, from a run that was
+        killed before its next checkpoint, are dropped, since these steps are taken again.
       config: the resolved config, for loggers that keep it.
 
     Raises:

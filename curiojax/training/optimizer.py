@@ -28,8 +28,8 @@ def learning_rate(config: Optimizer, steps: int, step: jax.Array) -> jax.Array:
 def make_optimizer(config: Optimizer) -> optax.GradientTransformation:
     """AdamW without its learning rate, which the step multiplies in (`-learning_rate * update`).
 
-    Keeping the rate outside makes it a function of the run's step, so that a skipped update does not
-    shift the schedule. Weight decay acts on all parameters, as released.
+    Keeping the rate outside makes it a function of the run's step, so that a skipped update does
+    not shift the schedule. Weight decay acts on all parameters, as released.
     """
     b1, b2 = config.betas
     chain = optax.chain(

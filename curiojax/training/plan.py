@@ -28,8 +28,8 @@ def check_fit(config: RunConfig, model: ModelConfig, mesh: Mesh) -> None:
     longest = config.data.max_prompt_tokens + config.data.max_response_tokens
     if longest > model.max_position_embeddings:
         raise ConfigError(
-            f"data.max_response_tokens: prompt + response may reach {longest} tokens, but the model's "
-            f"context is {model.max_position_embeddings}; lower data.max_prompt_tokens or "
+            f"data.max_response_tokens: prompt + response may reach {longest} tokens, but the "
+            f"model's context is {model.max_position_embeddings}; lower data.max_prompt_tokens or "
             "data.max_response_tokens, or extend the context with model.rope_theta and "
             "model.max_position_embeddings"
         )

@@ -7,7 +7,7 @@
 A step calls the first two once per micro-batch and the third once. How many micro-batches a step
 needs depends on how its records pack; keeping that count on the host means that nothing is ever
 recompiled for it. The teacher comes first because everything it contributes is a constant of the
-student's gradient: inside a rematerialised loss its head and its temperature search would run twice.
+student's gradient: inside a rematerialised loss its head and its search would run twice.
 
 Every program is compiled ahead of time for one fixed shape, so a change of shape is an error rather
 than a silent recompilation, and the memory it needs is known before the first step.

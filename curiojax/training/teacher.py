@@ -1,8 +1,8 @@
 """Weights that follow the student: the EMA teacher, as an optax-style state tree.
 
-A follower is a pair of pure functions, `init(params) -> state` and `update(params, state) -> state`.
-The paper's teacher, a snapshot every n steps and a frozen reference are the same mechanism with
-other numbers.
+A follower is a pair of pure functions, `init(params) -> state` and `update(params, state) ->
+state`. The paper's teacher, a snapshot every n steps and a frozen reference are the same mechanism
+with other numbers.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Follower(NamedTuple):
 def ema_teacher(step_size: float = 0.99, every: int = 5) -> Follower:
     """teacher <- (1 - step_size) teacher + step_size student, after every `every`-th update.
 
-    Paper, Algorithm 1, line 17, literally and as released. Note the direction: with 0.99 the teacher
-    is nearly a copy of the student that lags by up to `every` updates, not a slow average. The
-    weights are float32, since a move of a bfloat16 weight by a fraction of a learning-rate-sized
-    step would round to nothing.
+    Paper, Algorithm 1, line 17, literally and as released. Note the direction: with 0.99 the
+    teacher is nearly a copy of the student that lags by up to `every` updates, not a slow average.
+    The weights are float32, since a move of a bfloat16 weight by a fraction of a
+    learning-rate-sized step would round to nothing.
 
     Args:
       step_size: weight of the student, in [0, 1]; 1 is a snapshot.

@@ -1,4 +1,4 @@
-"""A small Qwen2.5-shaped checkpoint and a parquet file in the verl/LUFFY schema, made on the spot."""
+"""A small Qwen2.5-shaped checkpoint and a parquet file in the verl/LUFFY schema, made here."""
 
 from __future__ import annotations
 

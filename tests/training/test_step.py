@@ -1,4 +1,4 @@
-"""One update does not depend on how it is split over micro-batches or devices, and is the right one."""
+"""One update is the right one, however it is split over micro-batches and devices."""
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +80,7 @@ def test_update_is_the_plain_dense_computation(single):
 
 
 def test_the_method_is_exercised(single):
-    """The tiny model has gated, floored, interior and capped tokens, or the tests above prove little."""
+    """Many tokens get a temperature between the ends, or the tests above would prove little."""
     recipe = tiny.recipe()
     step, state = compile_step(recipe), tiny.start(recipe)
     with jax.set_mesh(recipe.mesh):
@@ -115,7 +115,8 @@ def test_a_non_finite_gradient_changes_nothing_but_the_step():
         state, scalars = step.update(state, sums)
     assert float(scalars.finite) == 0.0
     assert int(state.step) == 1
-    for old, new in zip(jax.tree.leaves(before), jax.tree.leaves((state.params, state.opt_state))):
+    after = (state.params, state.opt_state)
+    for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         np.testing.assert_array_equal(old, new)
 
 

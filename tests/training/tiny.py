@@ -118,4 +118,5 @@ def largest_difference(a, b):
     """Largest absolute difference relative to the largest value, over all leaves."""
     a, b = jax.tree.leaves(a), jax.tree.leaves(b)
     scale = max(float(jnp.max(jnp.abs(x))) for x in a)
-    return max(float(np.max(np.abs(np.asarray(x) - np.asarray(y)))) for x, y in zip(a, b)) / scale
+    pairs = zip(a, b, strict=True)
+    return max(float(np.max(np.abs(np.asarray(x) - np.asarray(y)))) for x, y in pairs) / scale
