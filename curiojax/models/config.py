@@ -33,6 +33,7 @@ FAMILIES = {
     "llama": Family("LlamaForCausalLM", False, False, None, None, 2048),
 }
 DEFAULT_ROPE_THETA = 10_000.0
+COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
 REMAT_POLICIES = ("full", "dots", "none")
 ATTENTION_IMPLEMENTATIONS = ("auto", "xla", "blocked", "cudnn")
 
@@ -100,6 +101,8 @@ class ModelConfig:
                 f"head_dim: {self.head_dim} is odd, rotary embeddings need an even one; "
                 "check config.json"
             )
+        if self.compute_dtype is not None:
+            _check_choice("model.compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
         _check_choice("model.remat", self.remat, REMAT_POLICIES)
         _check_choice("model.attention", self.attention, ATTENTION_IMPLEMENTATIONS)
 

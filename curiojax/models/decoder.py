@@ -10,6 +10,7 @@ V vocabulary, L layers, S cache slots.
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -61,8 +62,10 @@ class Projection(nn.Module):
         )
         out = jnp.tensordot(x, gathered(kernel, self.axes, x.dtype), axes=self.contract)
         if self.bias:
-            bias = self.param("bias", nn.initializers.zeros, self.features).astype(x.dtype)
-            out = out + bias.reshape((1,) * (out.ndim - bias.ndim) + bias.shape)
+            # In float32, so that the bias's gradient, a sum over all tokens, is too.
+            bias = self.param("bias", nn.initializers.zeros, self.features).astype(jnp.float32)
+            bias = bias.reshape((1,) * (out.ndim - bias.ndim) + bias.shape)
+            out = (out.astype(jnp.float32) + bias).astype(x.dtype)
         return out
 
 
@@ -165,11 +168,12 @@ class Decoder(nn.Module):
             Head(c, name="lm_head")()
         x: Any = Embed(c, self.dtype, name="embed")(tokens)
         x = constrain(x, "batch", "length", None)
+        every_layer: Any = nn.broadcast  # rotary table, segments and mask are not split by layer
         layers = nn.scan(
             _remat(c.remat),
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
+            in_axes=every_layer,
             length=c.num_layers,
         )(c, name="layers")
         carry = (x, cache, jnp.zeros((), jnp.int32))
@@ -237,9 +241,15 @@ def logits(params: Params, config: ModelConfig, hidden: jax.Array) -> jax.Array:
     return jnp.einsum("...d,vd->...v", hidden, head, preferred_element_type=jnp.float32)
 
 
-@partial(jax.jit, static_argnames=("config", "dtype"))
 def init_params(key: jax.Array, config: ModelConfig, dtype: Any = jnp.float32) -> Params:
     """Random parameters: matrices normal with standard deviation 0.02, biases 0, norms 1."""
+    # The run-time choices have no say in the parameters, and may not suit the one token below.
+    plain = dataclasses.replace(config, compute_dtype=None, remat="none", attention="xla")
+    return _init(key, plain, jnp.dtype(dtype))
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _init(key, config, dtype):
     one = jnp.zeros((1, 1), jnp.int32)
     params = Decoder(config, jnp.float32).init(key, one, one, one)["params"]
     return jax.tree.map(lambda x: x.astype(dtype), params)
@@ -247,7 +257,7 @@ def init_params(key: jax.Array, config: ModelConfig, dtype: Any = jnp.float32) -
 
 def abstract_params(config: ModelConfig, dtype: Any = jnp.float32) -> Params:
     """Shapes and dtypes of the parameters, as a tree of `jax.ShapeDtypeStruct`."""
-    return jax.eval_shape(partial(init_params, config=config, dtype=dtype), jax.random.key(0))
+    return jax.eval_shape(lambda: init_params(jax.random.key(0), config, dtype))
 
 
 def init_cache(config: ModelConfig, batch: int, length: int, dtype: Any) -> Cache:

@@ -138,7 +138,10 @@ def _no_weights(directory: Path) -> str:
             "only pickled weights (.bin), which are never opened; convert them to safetensors, "
             "e.g. with transformers' save_pretrained"
         )
-    return f"no {WEIGHTS_FILE} and no {INDEX_FILE}; name a directory with safetensors weights"
+    return (
+        f"no {WEIGHTS_FILE} and no {INDEX_FILE}; only safetensors are read, convert other weights "
+        "with transformers' save_pretrained"
+    )
 
 
 def copy_tokenizer(source: str | Path, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -89,6 +90,8 @@ def test_trees_agree(name, checkpoint):
     abstract = abstract_params(config)
     shapes = jax.tree.map(lambda x: (x.shape, x.dtype), abstract)
     assert shapes == jax.tree.map(lambda x: (x.shape, x.dtype), params)
+    fused = dataclasses.replace(config, attention="cudnn", compute_dtype="bfloat16", remat="full")
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), abstract_params(fused)) == shapes
     jax.tree.map(
         lambda leaf, axes: pytest.fail(str(axes)) if len(axes) != leaf.ndim else None,
         abstract,

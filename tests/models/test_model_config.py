@@ -238,7 +238,7 @@ def test_overrides():
     for field, value in (("hidden_size", 5), ("rope_teta", 1.0)):
         with pytest.raises(ConfigError, match=f"{field}: cannot be overridden"):
             apply_overrides(config, {field: value})
-    for field in ("remat", "attention"):
+    for field in ("remat", "attention", "compute_dtype"):
         with pytest.raises(ConfigError, match=f"model.{field}: 'some' is not one of"):
             apply_overrides(config, {field: "some"})
 
