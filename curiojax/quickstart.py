@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +25,9 @@ from curiojax.training.sft import Result, run_directory, run_sft
 
 READING = (
     "One seed on a toy task: read differences below about 0.03 as noise. A study of this world "
-    "with four seeds found: vanilla SFT raises accuracy on problems like the demonstrations and costs "
-    "entropy and most of the base model's pass@16 on hard problems. Where the demonstrations hold "
-    "several strategies, CurioSFT as published gives a part of both back and costs some accuracy; "
+    "with four seeds found: vanilla SFT raises accuracy on problems like the demonstrations, and "
+    "costs entropy and most of the base model's pass@16 on hard problems. Where the demonstrations "
+    "hold several strategies, CurioSFT as published gives a part of both back and costs some accuracy; "
     "a fixed temperature of 1.5 does more of the same. A lower learning rate has an effect of "
     "similar size, and strategies that the demonstrations lack are lost with every method."
 )
@@ -46,8 +46,7 @@ COLUMNS = {
 
 def run_comparison(config: RunConfig) -> None:
     """Trains every run of `config.compare`, evaluates them and the base, and writes the report."""
-    if config.world is None:
-        raise ConfigError("compare: needs an embedded world; set world.name=countdown")
+    _world(config)
     directory = run_directory(config)
     runs = {name: member(config, name, directory) for name in config.compare}
 
@@ -76,14 +75,13 @@ def member(config: RunConfig, name: str, directory: Path) -> RunConfig:
 
 def demonstrations_file(config: RunConfig, directory: Path) -> Path:
     """The expert's demonstrations as a parquet file in the schema of real data."""
-    world = config.world
-    assert world is not None
+    world = _world(config)
     kind, _, share = world.demonstrations.partition(" ")
     recipe = world.demonstrations.replace(" ", "-")
     path = directory / f"demonstrations-{recipe}-{world.num_demonstrations}-{config.seed}.parquet"
     if not path.is_file():
         items = demonstrations(
-            kind, q=_share(share), count=world.num_demonstrations, seed=config.seed
+            cast(Any, kind), q=_share(share), count=world.num_demonstrations, seed=config.seed
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
@@ -94,7 +92,7 @@ def demonstrations_file(config: RunConfig, directory: Path) -> Path:
 
 def evaluate(config: RunConfig, result: Result | None) -> dict[str, float]:
     """Samples from a trained run, or from the base model, on held-out problems."""
-    world: World = config.world
+    world = _world(config)
     if result is None:
         model, params = models.load_pretrained(BASE_MODEL, dtype=jnp.float32)
         name = "base model"
@@ -123,11 +121,12 @@ def cells(scores: dict[str, float], last: dict[str, Any] | None) -> list[float |
 def show(
     config: RunConfig, directory: Path, rows: list[list[Any]], results: dict[str, Result]
 ) -> None:
+    world = _world(config)
     columns = ["run", *COLUMNS.values()]
     caption = (
-        f"{config.world.prompts} held-out problems of each kind x {config.world.samples} samples "
+        f"{world.prompts} held-out problems of each kind x {world.samples} samples "
         "at temperature 1. Entropy: nats per token of the model's own samples. Format ignored: "
-        "hard pass@16 judged by the search alone. w: the weight of a token's cross-entropy gradient."
+        "hard pass@16 judged by the search alone. w: weight of a token's cross-entropy gradient."
     )
     curio = next((r for r in results.values() if "tau_mean" in r.metrics[-1]), None)
     shown = curio or next(iter(results.values()))
@@ -155,6 +154,12 @@ def show(
         "\nA real model, on GPUs:\n"
         "  python -m curiojax.train configs/qwen2.5-math-7b/sft.yaml data.path=train.parquet"
     )
+
+
+def _world(config: RunConfig) -> World:
+    if config.world is None:
+        raise ConfigError("compare: needs an embedded world; set world.name=countdown")
+    return config.world
 
 
 def _share(text: str) -> float:

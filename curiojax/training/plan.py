@@ -39,7 +39,7 @@ def check_fit(config: RunConfig, model: ModelConfig, mesh: Mesh) -> None:
 
 def total_steps(config: RunConfig, data: SupervisedData) -> int:
     """Optimiser updates of the whole run."""
-    return config.steps or config.epochs * data.steps_per_epoch
+    return config.steps or (config.epochs or 0) * data.steps_per_epoch
 
 
 def derived(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 
 from curiojax.config import RunConfig, to_yaml
 from curiojax.data.pipeline import SupervisedData
@@ -66,6 +67,8 @@ def claim(directory: Path, config: RunConfig, ours: dict[str, Any]) -> None:
         raise ConfigError(
             f"output_dir: {directory} is not empty and holds no run of this program; choose another"
         )
+    if jax.process_count() > 1:  # nobody writes before everybody has looked
+        multihost_utils.sync_global_devices("claim the run directory")
     if jax.process_index() == 0:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "config.yaml").write_text(to_yaml(config), encoding="utf-8")

@@ -247,7 +247,7 @@ def initial_state(recipe: Recipe) -> TrainState:
     config = recipe.config
     with progress.status("loading the weights"):
         _, params = models.load_pretrained(
-            config.model.path,
+            require(config.model.path, "model.path"),
             dtype=np.float32,
             mesh=recipe.mesh,
             overrides=_model_overrides(config),

@@ -21,14 +21,14 @@ class TrainState(NamedTuple):
     step: int32 [], number of the next update; updates skipped for bad gradients count.
     params: the student's weights, float32.
     opt_state: the optimiser's state, shaped like `params`.
-    teacher: `TeacherState`, or () where the objective needs none.
+    teacher: a `TeacherState`, or () where the objective needs none.
     rng: uint32 [2], the run's random key.
     """
 
     step: jax.Array
     params: PyTree
     opt_state: PyTree
-    teacher: TeacherState | tuple[()]
+    teacher: Any
     rng: jax.Array
 
 

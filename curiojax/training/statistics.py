@@ -108,7 +108,7 @@ def summarize(stats: Stats, objective: Objective, vocab_size: int) -> dict[str, 
     the others, as in the paper's Figure 2; each model's tokens are grouped by its own entropy.
     Quantiles are exact to a bin: 5e-4 for tau, log(vocab_size) / 2048 nats for the entropy bound.
     """
-    stats = jax.tree.map(np.asarray, stats)
+    stats: Any = jax.tree.map(np.asarray, stats)
     tokens = float(stats.sums["tokens"])
     count = max(tokens, 1.0)
     report: dict[str, Any] = {

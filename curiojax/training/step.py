@@ -105,7 +105,7 @@ class Recipe:
     def abstract_state(self) -> TrainState:
         return abstract_state(self.model, self.optimizer, self.teacher, self.mesh)
 
-    def abstract_batch(self) -> Batch:
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         shape = (self.config.rows_per_microbatch, self.config.row_length)
         sharding = named_sharding(self.mesh, ("batch", "length"))
         return {
