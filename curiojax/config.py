@@ -57,8 +57,8 @@ class Model(Section):
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     remat: Literal["full", "dots", "none"] = "full"
     attention: Literal["auto", "xla", "blocked", "cudnn"] = "auto"
-    rope_theta: float | None = Field(None, gt=0)
-    max_position_embeddings: int | None = Field(None, gt=0)
+    rope_theta: float | None = Field(default=None, gt=0)
+    max_position_embeddings: int | None = Field(default=None, gt=0)
 
 
 class Data(Section):
@@ -84,14 +84,14 @@ class Data(Section):
     path: str | None = None
     format: str | None = None
     split: str = "train"
-    limit: int | None = Field(None, gt=0)
+    limit: int | None = Field(default=None, gt=0)
     template: str = "curio"
-    max_prompt_tokens: int = Field(1024, gt=0)
-    max_response_tokens: int = Field(8192, gt=0)
+    max_prompt_tokens: int = Field(default=1024, gt=0)
+    max_response_tokens: int = Field(default=8192, gt=0)
     overlong: Literal["drop", "truncate", "error"] = "drop"
     packing: bool = True
-    row_length: int | None = Field(None, gt=0)
-    workers: int = Field(0, ge=0)
+    row_length: int | None = Field(default=None, gt=0)
+    workers: int = Field(default=0, ge=0)
     cache_dir: str | None = None
 
 
@@ -105,7 +105,7 @@ class Loss(Section):
         which gives tokens of short records a larger weight.
     """
 
-    chunk_tokens: int = Field(1024, gt=0)
+    chunk_tokens: int = Field(default=1024, gt=0)
     normalizer: Literal["global_token_mean", "pair_token_mean"] = "global_token_mean"
 
 
@@ -116,8 +116,8 @@ class Teacher(Section):
     steps; Algorithm 1, line 17 and the released code agree on this direction.
     """
 
-    step_size: float = Field(0.99, ge=0, le=1)
-    every: int = Field(5, ge=1)
+    step_size: float = Field(default=0.99, ge=0, le=1)
+    every: int = Field(default=5, ge=1)
 
 
 class Optimizer(Section):
@@ -130,15 +130,15 @@ class Optimizer(Section):
       skip_limit: consecutive non-finite gradients after which the run stops.
     """
 
-    learning_rate: float = Field(1e-5, ge=0)
-    warmup_steps: int = Field(60, ge=0)
-    min_lr_ratio: float = Field(1e-4, ge=0, le=1)
-    lr_horizon_multiplier: float = Field(1, gt=0)
+    learning_rate: float = Field(default=1e-5, ge=0)
+    warmup_steps: int = Field(default=60, ge=0)
+    min_lr_ratio: float = Field(default=1e-4, ge=0, le=1)
+    lr_horizon_multiplier: float = Field(default=1, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    skip_limit: int = Field(5, ge=1)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    skip_limit: int = Field(default=5, ge=1)
 
 
 class MeshShape(Section):
@@ -163,9 +163,9 @@ class Checkpoint(Section):
     The newest `keep_last` checkpoints stay, and those whose step `keep_every` divides.
     """
 
-    every: int = Field(178, ge=1)
-    keep_last: int = Field(3, ge=1)
-    keep_every: int | None = Field(None, ge=1)
+    every: int = Field(default=178, ge=1)
+    keep_last: int = Field(default=3, ge=1)
+    keep_every: int | None = Field(default=None, ge=1)
 
 
 class Logging(Section):
@@ -188,9 +188,9 @@ class World(Section):
 
     name: Literal["countdown"] = "countdown"
     demonstrations: str = "two 0.2"
-    num_demonstrations: int = Field(4000, gt=0)
-    prompts: int = Field(256, gt=0)
-    samples: int = Field(16, gt=0)
+    num_demonstrations: int = Field(default=4000, gt=0)
+    prompts: int = Field(default=256, gt=0)
+    samples: int = Field(default=16, gt=0)
 
 
 class RunConfig(Section):
@@ -207,12 +207,12 @@ class RunConfig(Section):
 
     preset: Literal["paper", "released"] | None = None
     stage: Literal["sft"] = "sft"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     output_dir: str | None = None
-    epochs: int | None = Field(3, ge=1)
-    steps: int | None = Field(None, ge=1)
-    sequences_per_step: int = Field(256, ge=1)
-    rows_per_microbatch: int = Field(16, ge=1)
+    epochs: int | None = Field(default=3, ge=1)
+    steps: int | None = Field(default=None, ge=1)
+    sequences_per_step: int = Field(default=256, ge=1)
+    rows_per_microbatch: int = Field(default=16, ge=1)
     model: Model = Model()
     data: Data = Data()
     objective: AnyObjective = Curio()

@@ -53,17 +53,17 @@ class Curio(Objective):
     """
 
     name: Literal["curio"] = "curio"
-    alpha: float = Field(1.0, ge=0)
+    alpha: float = Field(default=1.0, ge=0)
     entropy_pivot: float = 1.2
-    gamma: float = Field(2.0, gt=0)
-    max_entropy_increment: float = Field(0.5, ge=0)
-    tau_min: float = Field(1.1, ge=1)
-    tau_max: float = Field(1.5, gt=1)
-    top_k: int = Field(512, ge=2)
+    gamma: float = Field(default=2.0, gt=0)
+    max_entropy_increment: float = Field(default=0.5, ge=0)
+    tau_min: float = Field(default=1.1, ge=1)
+    tau_max: float = Field(default=1.5, gt=1)
+    top_k: int = Field(default=512, ge=2)
     search: Literal["bisect", "newton"] = "bisect"
-    search_steps: int = Field(15, ge=1, le=40)
-    gate_entropy: float | None = Field(0.03, ge=0)
-    fixed_tau: float | None = Field(None, ge=1)
+    search_steps: int = Field(default=15, ge=1, le=40)
+    gate_entropy: float | None = Field(default=0.03, ge=0)
+    fixed_tau: float | None = Field(default=None, ge=1)
     teacher: Literal["ema", "self"] = "ema"
 
     @model_validator(mode="before")

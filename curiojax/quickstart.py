@@ -27,7 +27,7 @@ READING = (
     "One seed on a toy task: read differences below about 0.03 as noise. A study of this world "
     "with four seeds found: vanilla SFT raises accuracy on problems like the demonstrations, and "
     "costs entropy and most of the base model's pass@16 on hard problems. Where the demonstrations "
-    "hold several strategies, CurioSFT as published gives a part of both back and costs some accuracy; "
+    "hold several strategies, CurioSFT as published gives a part of both back and costs accuracy; "
     "a fixed temperature of 1.5 does more of the same. A lower learning rate has an effect of "
     "similar size, and strategies that the demonstrations lack are lost with every method."
 )

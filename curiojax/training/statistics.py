@@ -108,23 +108,23 @@ def summarize(stats: Stats, objective: Objective, vocab_size: int) -> dict[str, 
     the others, as in the paper's Figure 2; each model's tokens are grouped by its own entropy.
     Quantiles are exact to a bin: 5e-4 for tau, log(vocab_size) / 2048 nats for the entropy bound.
     """
-    stats: Any = jax.tree.map(np.asarray, stats)
-    tokens = float(stats.sums["tokens"])
+    on_host: Any = jax.tree.map(np.asarray, stats)
+    tokens = float(on_host.sums["tokens"])
     count = max(tokens, 1.0)
     report: dict[str, Any] = {
-        key: float(value) / count for key, value in stats.sums.items() if key != "tokens"
+        key: float(value) / count for key, value in on_host.sums.items() if key != "tokens"
     }
     report["tokens"] = int(tokens)
     for key, name in (("min", "weight_min"), ("max", "weight_max")):
-        if key in stats.extremes:
-            report[name] = float(stats.extremes[key])
-    for name, histogram in stats.entropy.items():
+        if key in on_host.extremes:
+            report[name] = float(on_host.extremes[key])
+    for name, histogram in on_host.entropy.items():
         report[f"{name}_top20"], report[f"{name}_rest"] = _split_mean(histogram, share=0.2)
     if "tau_mean" in report:
         low, high = tau_range(objective)
         for key, q in (("tau_p10", 0.1), ("tau_p50", 0.5), ("tau_p90", 0.9)):
-            report[key] = _quantile(stats.tau, q, low, high)
-        shown = stats.tau.reshape(SHOWN_TAU_BINS, -1).sum(axis=1)
+            report[key] = _quantile(on_host.tau, q, low, high)
+        shown = on_host.tau.reshape(SHOWN_TAU_BINS, -1).sum(axis=1)
         report["tau_histogram"] = {
             "edges": [round(float(e), 6) for e in np.linspace(low, high, SHOWN_TAU_BINS + 1)],
             "counts": [int(c) for c in shown],
