@@ -31,17 +31,6 @@ READING = (
     "a fixed temperature of 1.5 does more of the same. A lower learning rate has an effect of "
     "similar size, and strategies that the demonstrations lack are lost with every method."
 )
-COLUMNS = {
-    "id_pass1": "ID pass@1",
-    "id_pass16": "ID pass@16",
-    "hard_pass16": "hard pass@16",
-    "search_hard_pass16": "format ignored",
-    "entropy": "entropy",
-    "weight_mean": "mean w",
-    "weight_below_0.9": "w < 0.9",
-    "at_floor": "tau at floor",
-    "gated": "gated",
-}
 
 
 def run_comparison(config: RunConfig) -> None:
@@ -53,9 +42,11 @@ def run_comparison(config: RunConfig) -> None:
     results = {}
     for number, (name, run) in enumerate(runs.items(), start=1):
         results[name] = run_sft(run, name=f"{name} ({number} of {len(runs)})")
-    rows = [["base model", *cells(evaluate(config, None), None)]]
+    known = {"base model": evaluate(config, None)}
     for name, result in results.items():
-        rows.append([name, *cells(evaluate(config, result), result.metrics[-1])])
+        known[name] = {**result.metrics[-1], **evaluate(config, result)}
+    keys = columns(_world(config))
+    rows = [[name, *(scores.get(key) for key in keys)] for name, scores in known.items()]
 
     if jax.process_index() == 0:
         show(config, directory, rows, results)
@@ -112,21 +103,32 @@ def evaluate(config: RunConfig, result: Result | None) -> dict[str, float]:
         )
 
 
-def cells(scores: dict[str, float], last: dict[str, Any] | None) -> list[float | None]:
-    """A row of the table: evaluation scores, then training statistics of the last step."""
-    known = {**(last or {}), **scores}
-    return [known.get(key) for key in COLUMNS]
+def columns(world: World) -> dict[str, str]:
+    """What the table shows: keys of the evaluation and of the last step's metrics, and titles."""
+    k = world.samples
+    return {
+        "id_pass1": "ID pass@1",
+        f"id_pass{k}": f"ID pass@{k}",
+        f"hard_pass{k}": f"hard pass@{k}",
+        f"search_hard_pass{k}": "format ignored",
+        "entropy": "entropy",
+        "weight_mean": "mean w",
+        "weight_below_0.9": "w < 0.9",
+        "at_floor": "tau at floor",
+        "gated": "gated",
+    }
 
 
 def show(
     config: RunConfig, directory: Path, rows: list[list[Any]], results: dict[str, Result]
 ) -> None:
     world = _world(config)
-    columns = ["run", *COLUMNS.values()]
+    titles = ["run", *columns(world).values()]
     caption = (
         f"{world.prompts} held-out problems of each kind x {world.samples} samples "
         "at temperature 1. Entropy: nats per token of the model's own samples. Format ignored: "
-        "hard pass@16 judged by the search alone. w: weight of a token's cross-entropy gradient."
+        f"hard pass@{world.samples} judged by the search alone. "
+        "w: weight of a token's cross-entropy gradient."
     )
     curio = next((r for r in results.values() if "tau_mean" in r.metrics[-1]), None)
     shown = curio or next(iter(results.values()))
@@ -134,14 +136,13 @@ def show(
         directory / "report.html",
         title="curiojax quickstart: three ways to fine-tune one model",
         runs={name: result.metrics for name, result in results.items()},
-        table={"columns": columns, "rows": rows, "caption": caption},
+        table={"columns": titles, "rows": rows, "caption": caption},
         token_view=shown.token_view,
         notes=[READING],
         config_text=to_yaml(config),
     )
-    progress.print_table(
-        columns, rows, title="Held-out Countdown problems, one seed", caption=caption
-    )
+    title = "Held-out Countdown problems, one seed"
+    progress.print_table(titles, rows, title=title, caption=caption)
     print(f"\n{READING}\n")
     progress.print_pairs(
         "written",

@@ -1,6 +1,6 @@
 """Trains the tiny base model of the embedded Countdown world, and measures it.
 
-    python tools/train_countdown_base.py [--output-dir DIR] [--steps 900] [--seed 0]
+    python tools/train_countdown_base.py [--output-dir DIR] [--steps 1100] [--seed 0]
 
 The model (Qwen2 architecture, 0.17M parameters) learns from random legal trajectories of the
 training multisets, freshly drawn for every step: a mixture of all strategies, which knows the rules
@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from transformers import AutoTokenizer
 
 from curiojax.data.worlds import BASE_MODEL, vocabulary
 from curiojax.data.worlds.countdown import PROMPT_TOKENS
@@ -106,9 +107,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output-dir", type=Path, default=BASE_MODEL)
-    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--steps", type=int, default=1100)
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--learning-rate", type=float, default=6e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
@@ -125,6 +126,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         vocabulary.save_tokenizer(folder)
         save_pretrained(params, CONFIG, args.output_dir, tokenizer_from=folder)
+    tokenizer = AutoTokenizer.from_pretrained(args.output_dir)
     quality = {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         "steps": args.steps,
@@ -132,7 +134,7 @@ def main() -> None:
         "learning_rate": args.learning_rate,
         "seed": args.seed,
         "loss": loss,
-        **evaluate_countdown(params, CONFIG, prompts_hard=768),
+        **evaluate_countdown(params, CONFIG, tokenizer, prompts_hard=768),
     }
     quality = {k: round(v, 4) if isinstance(v, float) else v for k, v in quality.items()}
     (args.output_dir / "quality.json").write_text(json.dumps(quality, indent=2) + "\n")
