@@ -41,7 +41,8 @@ def run_comparison(config: RunConfig) -> None:
 
     results = {}
     for number, (name, run) in enumerate(runs.items(), start=1):
-        results[name] = run_sft(run, name=f"{name} ({number} of {len(runs)})")
+        label = f"{name} ({number} of {len(runs)})"
+        results[name] = run_sft(run, name=label, details=number == 1)
     known = {"base model": evaluate(config, None)}
     for name, result in results.items():
         known[name] = {**result.metrics[-1], **evaluate(config, result)}

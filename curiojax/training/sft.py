@@ -52,8 +52,13 @@ class Result:
     token_view: dict[str, Any]
 
 
-def run_sft(config: RunConfig, *, name: str = "training") -> Result:
+def run_sft(config: RunConfig, *, name: str = "training", details: bool = True) -> Result:
     """Trains, or continues, or finds the run finished; writes everything into the run directory.
+
+    Args:
+      config: the run.
+      name: what the progress bar and the report call it.
+      details: print what follows from the config and the memory it needs.
 
     Raises:
       ConfigError: the input is wrong; raised before anything is compiled or overwritten.
@@ -68,13 +73,16 @@ def run_sft(config: RunConfig, *, name: str = "training") -> Result:
     data = build_data(config, tokenizer)
     steps = plan.total_steps(config, data)
     claim(directory, config, identity(config, model, data))
-    progress.print_pairs(f"{name}: {directory}", plan.derived(config, model, data, mesh, steps))
+    if details:
+        progress.print_pairs(str(directory), plan.derived(config, model, data, mesh, steps))
 
     # ---- compile ----------------------------------------------------------------------------
     recipe = Recipe(config, model, mesh, steps)
-    with progress.status("compiling the step"):
+    with progress.status(f"{name}: compiling the step"):
         step = compile_step(recipe)
-    progress.print_pairs("memory per device", plan.memory_budget(recipe, step))
+    budget = plan.memory_budget(recipe, step)
+    if details:
+        progress.print_pairs("memory per device", budget)
 
     # ---- state: resume, or start from the checkpoint given ------------------------------------
     checkpoints = Checkpoints(
@@ -245,7 +253,7 @@ def model_config(config: RunConfig) -> ModelConfig:
 def initial_state(recipe: Recipe) -> TrainState:
     """The state before the first step, its weights read from `model.path`."""
     config = recipe.config
-    with progress.status("loading the weights"):
+    with progress.status("reading the weights"):
         _, params = models.load_pretrained(
             require(config.model.path, "model.path"),
             dtype=np.float32,
