@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from curiojax.errors import ConfigError
-from curiojax.objectives import AnyObjective, Curio, Objective
+from curiojax.objectives import OBJECTIVES, AnyObjective, Curio, Objective
 
 # The paper's text and the released code differ. Where a preset is named, it sets these fields; what
 # a file or an override says wins. Objective fields apply to `objective.name: curio` only.
@@ -36,8 +36,33 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+# What other programs call them, for the hint after an unknown key.
+ALIASES = {
+    "lr": "optimizer.learning_rate",
+    "batch_size": "sequences_per_step",
+    "micro_batch_size": "rows_per_microbatch",
+    "max_steps": "steps",
+    "num_train_epochs": "epochs",
+    "max_length": "data.max_response_tokens",
+    "gradient_checkpointing": "model.remat",
+}
+
+
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_values_for_numbers(cls, values: Any) -> Any:
+        """YAML's `true` would pass for the number 1."""
+        if isinstance(values, Mapping):
+            for key, value in values.items():
+                field = cls.model_fields.get(key)
+                if isinstance(value, bool) and field and bool not in _types(field.annotation):
+                    raise ValueError(f"{key} is {str(value).lower()}, which is no value for it")
+        return values
 
 
 class Model(Section):
@@ -140,6 +165,12 @@ class Optimizer(Section):
     max_grad_norm: float = Field(default=1.0, gt=0)
     skip_limit: int = Field(default=5, ge=1)
 
+    @model_validator(mode="after")
+    def _check(self) -> Optimizer:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be in [0, 1); they are {list(self.betas)}")
+        return self
+
 
 class MeshShape(Section):
     """Devices along each mesh axis; -1 takes what is left."""
@@ -167,6 +198,15 @@ class Checkpoint(Section):
     keep_last: int = Field(default=3, ge=1)
     keep_every: int | None = Field(default=None, ge=1)
 
+    @model_validator(mode="after")
+    def _check(self) -> Checkpoint:
+        if self.keep_every is not None and self.keep_every % self.every:
+            raise ValueError(
+                f"keep_every is {self.keep_every}, which is no multiple of every ({self.every}): "
+                "such steps are never saved"
+            )
+        return self
+
 
 class Logging(Section):
     """Loggers beside metrics.jsonl; `wandb` is a project name."""
@@ -182,15 +222,19 @@ class World(Section):
       name: only `countdown`.
       demonstrations: the expert set, e.g. `two 0.2`: two canonical strategies, the second in 20 %.
       num_demonstrations: its size.
-      prompts: held-out problems of each kind (in distribution, hard) in the evaluation.
+      id_prompts, hard_prompts: held-out problems in the evaluation, in distribution and hard.
       samples: completions per problem in the evaluation.
     """
 
     name: Literal["countdown"] = "countdown"
     demonstrations: str = "two 0.2"
     num_demonstrations: int = Field(default=4000, gt=0)
-    prompts: int = Field(default=256, gt=0)
+    id_prompts: int = Field(default=256, gt=0)
+    hard_prompts: int = Field(default=768, gt=0)
     samples: int = Field(default=16, gt=0)
+
+
+SECTIONS = ("model", "data", "loss", "teacher", "optimizer", "mesh", "checkpoint", "logging")
 
 
 class RunConfig(Section):
@@ -201,13 +245,13 @@ class RunConfig(Section):
       epochs, steps: passes over the data, or optimiser updates; not both.
       sequences_per_step: records per update, over all devices.
       rows_per_microbatch: rows of `data.row_length` tokens per forward pass, over all devices.
-      world: train in an embedded world: gives `model.path` and `data.path`.
+      world: the embedded world that a comparison is made in; it gives model and data.
       compare: several runs of this config, by name, each with its own overrides.
     """
 
     preset: Literal["paper", "released"] | None = None
     stage: Literal["sft"] = "sft"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     output_dir: str | None = None
     epochs: int | None = Field(default=3, ge=1)
     steps: int | None = Field(default=None, ge=1)
@@ -223,7 +267,7 @@ class RunConfig(Section):
     checkpoint: Checkpoint = Checkpoint()
     logging: Logging = Logging()
     world: World | None = None
-    compare: dict[str, dict[str, Any]] = {}
+    compare: dict[str, dict[str, Any]] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -233,14 +277,19 @@ class RunConfig(Section):
         values = dict(values)
         if values.get("steps") is not None:
             if values.get("epochs") is not None:
-                raise ValueError("epochs and steps are both set; remove one (epochs=null)")
+                raise ValueError(
+                    "epochs and steps are both set; remove one (epochs=null or steps=null)"
+                )
             values["epochs"] = None
+        values = {k: {} if v is None and k in SECTIONS else v for k, v in values.items()}
         if isinstance(values.get("objective"), Mapping):
             values["objective"] = {"name": "curio", **values["objective"]}
         return values
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
+        if bool(self.compare) != (self.world is not None):
+            raise ValueError("world and compare belong together; set both, or neither")
         if self.epochs is None and self.steps is None:
             raise ValueError("epochs and steps are both null; set one of them")
         if self.model.attention == "cudnn" and self.data.packing:
@@ -338,7 +387,9 @@ def merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_preset(values: Mapping[str, Any]) -> dict[str, Any]:
     preset = values.get("preset")
-    if preset is None or preset not in PRESETS:  # an unknown preset is reported by validation
+    if (
+        not isinstance(preset, str) or preset not in PRESETS
+    ):  # an unknown preset is reported by validation
         return dict(values)
     defaults = dict(PRESETS[preset])
     objective = values.get("objective")
@@ -359,20 +410,23 @@ def _nest(keys: Sequence[str], value: Any) -> dict[str, Any]:
 def _explain(error: ValidationError, prefix: str = "") -> ConfigError:
     """The first problem of a validation error as one line: field, problem, remedy."""
     problem = error.errors(include_url=False)[0]
-    names = {"sft", "curio"}
     location = [str(part) for part in problem["loc"]]
     path = ([prefix] if prefix else []) + location
     # The discriminator of the objective union shows up in the location; it is no key of the file.
-    if path[:1] == ["objective"] and len(path) > 1 and path[1] in names:
+    if path[:1] == ["objective"] and len(path) > 1 and path[1] in OBJECTIVES:
         path.pop(1)
     field = ".".join(path)
     if problem["type"] == "extra_forbidden":
         valid = valid_keys()
-        leaves = {key.rsplit(".", 1)[-1]: key for key in reversed(valid)}
+        leaves = {key.rsplit(".", 1)[-1]: key for key in reversed(valid)} | ALIASES
         near = difflib.get_close_matches(field, valid, n=1, cutoff=0.6) or [
             leaves[leaf] for leaf in difflib.get_close_matches(path[-1], leaves, n=1, cutoff=0.0)
         ]
         return ConfigError(f"{field}: unknown key; did you mean {near[0]}?")
+    if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        example = {"objective": "objective.name=NAME", "model": "model.path=DIR"}
+        hint = example.get(field, f"{field}.KEY=VALUE")
+        return ConfigError(f"{field}: is a section, not {problem['input']!r}; write {hint}")
     message = problem["msg"].removeprefix("Value error, ")
     given = problem.get("input")
     shown = "" if isinstance(given, Mapping | BaseModel) else f" (it is {given!r})"
@@ -385,8 +439,8 @@ def valid_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[str
     for name, field in model.model_fields.items():
         keys.append(prefix + name)
         if name == "objective":
-            keys += [f"objective.{key}" for key in ("name", *Curio.model_fields) if key != "name"]
-            keys.append("objective.name")
+            fields = {key for member in OBJECTIVES.values() for key in member.model_fields}
+            keys += [f"objective.{key}" for key in sorted(fields)]
         inner = [t for t in _types(field.annotation) if issubclass(t, Section)]
         for section in inner:
             keys += valid_keys(section, f"{prefix}{name}.")

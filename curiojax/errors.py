@@ -25,5 +25,5 @@ def exit_on_config_error(main: Callable[[], None]) -> None:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
+        print("interrupted; the same command goes on from what was saved", file=sys.stderr)
         raise SystemExit(130) from None

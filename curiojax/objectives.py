@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class Objective(BaseModel):
     """Base of all objectives: immutable, hashable, unknown fields refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @property
     def needs_teacher(self) -> bool:
@@ -89,4 +89,5 @@ class Curio(Objective):
         return self.teacher == "ema" and self.alpha > 0
 
 
+OBJECTIVES: dict[str, type[Objective]] = {"sft": Sft, "curio": Curio}
 AnyObjective = Annotated[Sft | Curio, Field(discriminator="name")]

@@ -51,6 +51,15 @@ class Bar(Protocol):
     def __exit__(self, *exception: object) -> None: ...
 
 
+_enabled = True
+
+
+def enable(show: bool) -> None:
+    """Switches all output of this module on or off, for processes other than the first."""
+    global _enabled
+    _enabled = show
+
+
 def bar(description: str, total: float | None = None, *, done: float = 0) -> Bar:
     """A progress bar on stderr, to be closed (or used in a `with` block) by the caller.
 
@@ -62,7 +71,7 @@ def bar(description: str, total: float | None = None, *, done: float = 0) -> Bar
       total: how much there is to do; None when unknown (`update` may give it later).
       done: where it starts, for a run that resumes. It does not count towards the ETA.
     """
-    if _live_terminal():
+    if _enabled and _live_terminal():
         return _LiveBar(description, total, done)
     return _PlainBar(description, total, done)
 
@@ -90,11 +99,14 @@ def status(message: str) -> Iterator[None]:
     console = Console(stderr=True, highlight=False)
     began = time.monotonic()
     spinner = (
-        console.status(Text(f"{message} ...")) if _live_terminal() else contextlib.nullcontext()
+        console.status(Text(f"{message} ..."))
+        if _enabled and _live_terminal()
+        else contextlib.nullcontext()
     )
     with spinner:
         yield
-    print(f"{message}: {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
+    if _enabled:
+        print(f"{message}: {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
 
 
 def print_pairs(title: str, pairs: Mapping[str, Any], *, file: IO[str] | None = None) -> None:
@@ -207,6 +219,8 @@ def _live_terminal() -> bool:
 
 
 def _print(renderable: Table, file: IO[str] | None) -> None:
+    if not _enabled:
+        return
     stream = sys.stdout if file is None else file
     width = None if stream.isatty() else _NON_TERMINAL_WIDTH
     Console(file=stream, width=width, highlight=False, markup=False, emoji=False).print(renderable)
@@ -251,6 +265,8 @@ class _PlainBar:
         self.close()
 
     def _print_line(self, now: float) -> None:
+        if not _enabled:
+            return
         self._printed_at, self._printed_done = now, self._done
         line = f"{self._description}: {self._done:g}"
         if self._total is not None:

@@ -21,7 +21,8 @@ from curiojax.data.worlds.demonstrations import demonstrations, write_parquet
 from curiojax.errors import ConfigError
 from curiojax.evaluation.countdown import evaluate_countdown
 from curiojax.reports.training import write_training_report
-from curiojax.training.sft import Result, run_directory, run_sft
+from curiojax.training.run_directory import run_directory
+from curiojax.training.sft import Result, run_sft
 
 READING = (
     "One seed on a toy task: read differences below about 0.03 as noise. A study of this world "
@@ -36,8 +37,23 @@ READING = (
 def run_comparison(config: RunConfig) -> None:
     """Trains every run of `config.compare`, evaluates them and the base, and writes the report."""
     _world(config)
+    for field, given in (
+        ("model.path", config.model.path),
+        ("data.path", config.data.path),
+        ("objective", "objective" in config.model_fields_set or None),
+    ):
+        if given is not None:
+            raise ConfigError(
+                f"{field}: the embedded comparison brings its own; to train a real model, give a "
+                "config file, e.g. configs/qwen2.5-math-7b/sft.yaml"
+            )
     directory = run_directory(config)
-    runs = {name: member(config, name, directory) for name in config.compare}
+    foreign = directory.is_dir() and not any(directory.glob("demonstrations-*.parquet"))
+    if foreign and any(directory.iterdir()):
+        raise ConfigError(
+            f"output_dir: {directory} is not empty and holds no such comparison; choose another"
+        )
+    runs = {name: member(config, name, directory) for name in config.compare or {}}
 
     results = {}
     for number, (name, run) in enumerate(runs.items(), start=1):
@@ -56,13 +72,15 @@ def run_comparison(config: RunConfig) -> None:
 def member(config: RunConfig, name: str, directory: Path) -> RunConfig:
     """The config of one run of the comparison: the common part, its overrides, the world's data."""
     # What was left unsaid stays unsaid: a default made explicit could contradict an override.
-    values = config.model_dump(mode="json", exclude_unset=True, exclude={"compare", "preset"})
+    values = config.model_dump(
+        mode="json", exclude_unset=True, exclude={"compare", "preset", "world"}
+    )
     ours = {
         "output_dir": str(directory / re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")),
         "model": {"path": str(BASE_MODEL)},
         "data": {"path": str(demonstrations_file(config, directory))},
     }
-    return parse_config(merge(merge(values, config.compare[name]), ours))
+    return parse_config(merge(merge(values, (config.compare or {})[name]), ours))
 
 
 def demonstrations_file(config: RunConfig, directory: Path) -> Path:
@@ -89,16 +107,15 @@ def evaluate(config: RunConfig, result: Result | None) -> dict[str, float]:
         model, params = models.load_pretrained(BASE_MODEL, dtype=jnp.float32)
         name = "base model"
     else:
-        # The mesh has done its work; sampling such a small model wants one device.
-        model, params = result.model, jax.device_put(result.params, jax.devices()[0])
+        model, params = models.load_pretrained(result.directory / "hf", dtype=jnp.float32)
         name = result.directory.name
     with progress.status(f"evaluating {name}"):
         return evaluate_countdown(
             params,
             model,
             load_tokenizer(str(BASE_MODEL)),
-            prompts_id=world.prompts,
-            prompts_hard=world.prompts,
+            prompts_id=world.id_prompts,
+            prompts_hard=world.hard_prompts,
             samples=world.samples,
             seed=config.seed,
         )
@@ -126,9 +143,9 @@ def show(
     world = _world(config)
     titles = ["run", *columns(world).values()]
     caption = (
-        f"{world.prompts} held-out problems of each kind x {world.samples} samples "
-        "at temperature 1. Entropy: nats per token of the model's own samples. Format ignored: "
-        f"hard pass@{world.samples} judged by the search alone. "
+        f"{world.id_prompts} ID and {world.hard_prompts} hard problems, held out, {world.samples} "
+        "samples each at temperature 1. Entropy: nats per token of the model's own samples. "
+        f"Format ignored: hard pass@{world.samples} judged by the search alone. "
         "w: weight of a token's cross-entropy gradient."
     )
     curio = next((r for r in results.values() if "tau_mean" in r.metrics[-1]), None)

@@ -36,6 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     config = read_arguments(arguments)
     initialize_distributed()
     quiet_libraries()
+    only_first_process_shows_progress()
     if config.compare:
         from curiojax.quickstart import run_comparison
 
@@ -48,23 +49,26 @@ def main(arguments: list[str] | None = None) -> None:
 
 def read_arguments(arguments: list[str]) -> RunConfig:
     """The config that the command line describes."""
-    files = [argument for argument in arguments if "=" not in argument]
-    overrides = [argument for argument in arguments if "=" in argument]
+    files = [a for a in arguments if "=" not in a or Path(a).is_file()]
+    overrides = [a for a in arguments if a not in files]
     if len(files) > 1:
         raise ConfigError(f"{files[1]}: a second config file; give one, and key=value overrides")
     if any(argument.startswith("-") for argument in arguments):
         bad = next(argument for argument in arguments if argument.startswith("-"))
         raise ConfigError(f"{bad}: there are no flags; write key=value (see --help)")
-    return load_config(files[0] if files else packaged_config("quickstart.yaml"), overrides)
+    return load_config(find_config(files[0] if files else "configs/quickstart.yaml"), overrides)
 
 
-def packaged_config(name: str) -> Path:
-    """A file of configs/, from the source tree or from inside the installed package."""
+def find_config(name: str) -> Path:
+    """A config file; `configs/...` is also found inside the installed package."""
+    if Path(name).is_file():
+        return Path(name)
     package = Path(str(resources.files("curiojax")))
+    inside = name.removeprefix("configs/")
     for folder in (package / "_configs", package.parent / "configs"):
-        if (folder / name).is_file():
-            return folder / name
-    raise ConfigError(f"{name}: not part of this installation; reinstall the package")
+        if (folder / inside).is_file():
+            return folder / inside
+    return Path(name)  # reported as missing by whoever reads it
 
 
 def initialize_distributed() -> None:
@@ -73,25 +77,42 @@ def initialize_distributed() -> None:
     Follows JAX's own environment variables (JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES,
     JAX_PROCESS_ID) and SLURM's.
     """
-    explicit = "JAX_COORDINATOR_ADDRESS" in os.environ
-    if explicit or int(os.environ.get("SLURM_NTASKS", "1")) > 1:
-        import jax
+    # Inside an allocation but outside srun there is one process, and nobody to wait for.
+    under_srun = os.environ.get("SLURM_STEP_NUM_TASKS", "1") != "1"
+    address = os.environ.get("JAX_COORDINATOR_ADDRESS")
+    if address is None and not under_srun:
+        return
+    import jax
 
-        if explicit:
-            jax.distributed.initialize(
-                coordinator_address=os.environ["JAX_COORDINATOR_ADDRESS"],
-                num_processes=int(os.environ["JAX_NUM_PROCESSES"]),
-                process_id=int(os.environ["JAX_PROCESS_ID"]),
-            )
-        else:
-            jax.distributed.initialize()
+    if address is None:
+        jax.distributed.initialize()
+        return
+    try:
+        count, index = (int(os.environ[f"JAX_{name}"]) for name in ("NUM_PROCESSES", "PROCESS_ID"))
+    except (KeyError, ValueError):
+        raise ConfigError(
+            "JAX_COORDINATOR_ADDRESS: is set, so JAX_NUM_PROCESSES and JAX_PROCESS_ID must be "
+            "numbers; set them, or unset all three"
+        ) from None
+    jax.distributed.initialize(coordinator_address=address, num_processes=count, process_id=index)
 
 
 def quiet_libraries() -> None:
     """Keeps the libraries' routine messages out of the way of the progress bar."""
     for name in ("absl", "orbax", "jax", "datasets", "transformers", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # Orbax leaves reads of a torn checkpoint behind, which then complain one by one.
+    for name in ("asyncio", "concurrent.futures"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+
+
+def only_first_process_shows_progress() -> None:
+    import jax
+
+    from curiojax import progress
+
+    progress.enable(jax.process_index() == 0)
 
 
 def finish(result) -> None:
@@ -102,7 +123,7 @@ def finish(result) -> None:
 
     if jax.process_index() != 0:
         return
-    last = result.metrics[-1]
+    last = result.metrics[-1] if result.metrics else {}
     shown = ("step", "loss", "sft_nll", "sed_k2", "entropy", "entropy_top20", "tau_mean")
     progress.print_pairs("last step", {key: last[key] for key in shown if key in last})
     progress.print_pairs(

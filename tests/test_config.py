@@ -135,3 +135,38 @@ def test_parse_objective():
     assert parse_objective({"name": "sft"}) == Sft()
     with pytest.raises(ConfigError, match=r"objective\.beta"):
         parse_objective({"name": "curio", "beta": 1})
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("objective=sft", ["objective", "section", "objective.name"]),
+        ("model=/a/folder", ["model", "model.path"]),
+        ("teacher=ema", ["teacher", "section"]),
+        ("preset=[1]", ["preset"]),
+        ("seed=99999999999", ["seed"]),
+        ("optimizer.betas=[2, 3]", ["betas"]),
+        ("optimizer.learning_rate=.inf", ["optimizer.learning_rate"]),
+        ("epochs=true", ["epochs"]),
+        ("epochs=1.5", ["epochs"]),
+        ("checkpoint.keep_every=1000", ["keep_every", "178"]),
+        ("world.name=countdown", ["world", "compare"]),
+        ("lr=1", ["optimizer.learning_rate"]),
+        ("batch_size=1", ["sequences_per_step"]),
+    ],
+)
+def test_plausible_mistakes_are_explained(override, words):
+    with pytest.raises(ConfigError) as error:
+        load_config(None, [override])
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_an_empty_section_is_its_defaults(tmp_path):
+    (tmp_path / "c.yaml").write_text("model:\noptimizer:\n")
+    assert load_config(tmp_path / "c.yaml") == load_config(None)
+
+
+def test_real_configs_take_steps_for_a_smoke_test():
+    path = next(path for path in CONFIGS if "qwen2.5" in str(path))
+    assert load_config(path, ["steps=10"]).steps == 10

@@ -15,6 +15,7 @@ between.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -30,7 +31,7 @@ from curiojax.models.config import config_to_hf
 from curiojax.models.files import copy_tokenizer
 from curiojax.sharding import make_mesh, tree_shardings
 from curiojax.training.checkpoint import load_params, restore_params, save_params
-from curiojax.training.sft import model_config
+from curiojax.training.setup import read_model
 
 PARAMS = "params"
 
@@ -76,7 +77,7 @@ def to_hf(source: Path, target: Path, step: int | None, dtype: str | None) -> fl
     elif (source / "config.yaml").is_file():
         config = load_config(source / "config.yaml")
         tokenizer = config.model.path
-        model = model_config(config)
+        model, _ = read_model(config)
         params, step = restore_params(source / "checkpoints", _abstract(model), step)
         print(f"{source}: checkpoint of step {step}")
     else:
@@ -88,7 +89,9 @@ def to_hf(source: Path, target: Path, step: int | None, dtype: str | None) -> fl
     with progress.status(f"writing {target}"):
         models.save_pretrained(params, model, target, tokenizer_from=tokenizer, dtype=dtype)
     # What is exported is the rounded weights: rounding is asked for, anything else is a defect.
-    rounded = jax.tree.map(lambda p: p.astype(dtype).astype(jnp.float32), params)
+    round_trip = jax.jit(lambda p: p.astype(dtype).astype(jnp.float32), donate_argnums=0)
+    rounded = jax.tree.map(round_trip, params)
+    del params
     return _compare(rounded, target, model)
 
 
@@ -120,12 +123,17 @@ def _largest_difference(ours, theirs, model, their_model=None) -> float:
     positions = np.broadcast_to(np.arange(32, dtype=np.int32), tokens.shape)
     segments = np.ones_like(tokens)
 
+    # In float32 throughout, whatever a run computes in: the comparison is of the weights.
+    plain = {"compute_dtype": "float32", "remat": "none", "attention": "auto"}
+
     def logits(params, config):
         hidden = models.forward(params, config, tokens, positions, segments)
         return models.logits(params, config, hidden)
 
     run = jax.jit(logits, static_argnums=1)
-    largest = float(jnp.max(jnp.abs(run(ours, model) - run(theirs, their_model or model))))
+    a = run(ours, dataclasses.replace(model, **plain))
+    b = run(theirs, dataclasses.replace(their_model or model, **plain))
+    largest = float(jnp.max(jnp.abs(a - b)))
     return largest if np.isfinite(largest) else float("inf")
 
 

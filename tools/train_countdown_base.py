@@ -80,7 +80,7 @@ def initial_params(seed: int):
 def train(*, steps: int, batch_size: int, learning_rate: float, seed: int):
     """Trains from scratch and returns the parameters and the mean loss of the last 50 steps."""
     optimizer = optax.adamw(
-        optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(30, steps), steps),
+        optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(30, steps // 2), steps),
         weight_decay=0.01,
     )
 
@@ -127,18 +127,18 @@ def main() -> None:
         vocabulary.save_tokenizer(folder)
         save_pretrained(params, CONFIG, args.output_dir, tokenizer_from=folder)
     tokenizer = AutoTokenizer.from_pretrained(args.output_dir)
+    scores = evaluate_countdown(params, CONFIG, tokenizer, prompts_hard=768)
     quality = {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         "steps": args.steps,
         "batch_size": args.batch_size,
         "learning_rate": args.learning_rate,
         "seed": args.seed,
-        "loss": loss,
-        **evaluate_countdown(params, CONFIG, tokenizer, prompts_hard=768),
+        "loss": round(loss, 4),
+        "evaluation": {k: round(v, 4) if isinstance(v, float) else v for k, v in scores.items()},
     }
-    quality = {k: round(v, 4) if isinstance(v, float) else v for k, v in quality.items()}
     (args.output_dir / "quality.json").write_text(json.dumps(quality, indent=2) + "\n")
-    print_pairs("Countdown base model", quality | {"training seconds": round(seconds)})
+    print_pairs("Countdown base model", quality["evaluation"] | {"training seconds": seconds})
     print(f"written to {args.output_dir}")
 
 

@@ -10,18 +10,28 @@ from curiojax.models.decoder import (
     init_params,
     logits,
 )
-from curiojax.models.hf import load_pretrained, read_config, save_pretrained
+from curiojax.models.files import check_target
+from curiojax.models.hf import (
+    check_mesh,
+    inspect_pretrained,
+    load_pretrained,
+    read_config,
+    save_pretrained,
+)
 from curiojax.models.layout import param_axes
 
 __all__ = [
     "ModelConfig",
     "abstract_params",
     "check_context",
+    "check_mesh",
+    "check_target",
     "decode",
     "forward",
     "head_weight",
     "init_cache",
     "init_params",
+    "inspect_pretrained",
     "load_pretrained",
     "logits",
     "param_axes",

@@ -154,6 +154,13 @@ def copy_tokenizer(source: str | Path, folder: Path) -> None:
         shutil.copyfile(origin / name, folder / name)
 
 
+def make_readable(path: Path) -> None:
+    """Gives a file the permissions that the umask allows; safetensors creates it for us alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+
+
 @contextlib.contextmanager
 def replace_directory(path: Path) -> Iterator[Path]:
     """A temporary directory beside `path` that takes its place when the block succeeds.
@@ -163,13 +170,15 @@ def replace_directory(path: Path) -> Iterator[Path]:
     Raises:
       ConfigError: when `path` is there already and is not an earlier export.
     """
-    _refuse_foreign(path)
+    check_target(path)
     path = path.absolute()
     folder = path.with_name(f".{path.name}.{os.getpid()}.partial")
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     first = jax.process_index() == 0
     try:
         if first:
+            for left in path.parent.glob(f".{path.name}.*.partial"):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
             folder.mkdir(parents=True)
         yield folder
         if first:
@@ -184,7 +193,8 @@ def replace_directory(path: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _refuse_foreign(path: Path) -> None:
+def check_target(path: Path) -> None:
+    """Raises a `ConfigError` unless `path` is free, or holds an earlier export and nothing else."""
     if not path.exists():
         return
     if not path.is_dir():

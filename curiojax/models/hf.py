@@ -7,6 +7,7 @@ stacked parameter at a time; they are written one file at a time.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from curiojax.models.files import (
     WeightFiles,
     copy_tokenizer,
     find_checkpoint,
+    make_readable,
     read_json,
     replace_directory,
 )
@@ -88,6 +90,37 @@ def read_config(path: str | Path, *, overrides: dict[str, Any] | None = None) ->
     return apply_overrides(config_from_hf(read_json(directory / "config.json")), overrides)
 
 
+def inspect_pretrained(
+    path: str | Path, *, overrides: dict[str, Any] | None = None
+) -> tuple[ModelConfig, str]:
+    """Checks a checkpoint without loading it, after downloading it if need be.
+
+    Returns:
+      Its architecture, as `load_pretrained` would return it, and a fingerprint: a hash of the
+      architecture, of the names, shapes and dtypes of the tensors, and of a sample of the weights
+      (norms, and some rows of embedding and last layer), which training would have changed.
+
+    Raises:
+      ConfigError: as `load_pretrained`.
+    """
+    directory = find_checkpoint(path)
+    config = read_config(directory, overrides=overrides)
+    with WeightFiles(directory) as files:
+        _check_tensors(files, config, _flat_shapes(config))
+        stored = files.dtype(parameters(config)["embed", "embedding"].hf_name)
+        config = dataclasses.replace(config, checkpoint_dtype=stored)
+        plain = dataclasses.replace(config, compute_dtype=None, remat="none", attention="auto")
+        digest = hashlib.sha256(repr(plain).encode())
+        for name in sorted(files.names()):
+            digest.update(f"{name} {files.shape(name)} {files.dtype(name)}".encode())
+        last = f"model.layers.{config.num_layers - 1}"
+        for name in ("model.norm.weight", f"{last}.input_layernorm.weight"):
+            digest.update(files.slice(name)[:].tobytes())
+        for name in ("model.embed_tokens.weight", f"{last}.mlp.down_proj.weight"):
+            digest.update(files.slice(name)[:16].tobytes())
+    return config, digest.hexdigest()[:16]
+
+
 def save_pretrained(
     params: Params,
     config: ModelConfig,
@@ -133,6 +166,7 @@ def save_pretrained(
                     content[name] = tensor
             if writes:
                 save_file(content, folder / file, metadata={"format": "pt", "producer": "curiojax"})
+                make_readable(folder / file)
         if writes:
             if len(plan) > 1:
                 weight_map = {name: file for file, names in plan.items() for name in names}

@@ -6,7 +6,6 @@ and the step. A checkpoint can be restored onto another mesh or number of proces
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from orbax.checkpoint import checkpoint_managers as preservation
 
 from curiojax.config import Checkpoint
 from curiojax.errors import ConfigError
@@ -43,11 +44,14 @@ class Checkpoints:
         return ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=self._policy.keep_last,
-                keep_period=self._policy.keep_every,
+                preservation_policy=_preservation(self._policy),
                 cleanup_tmp_directories=True,
             ),
         )
+
+    def latest(self) -> int | None:
+        """The step of the newest checkpoint."""
+        return self._manager.latest_step()
 
     def save(self, state: TrainState) -> None:
         """Starts saving; returns once the state has been copied out of the devices' memory."""
@@ -70,36 +74,39 @@ class Checkpoints:
     def restore(self, like: TrainState, report: Callable[[str], None]) -> TrainState | None:
         """The newest good checkpoint, laid out like the abstract state `like`; None: there is none.
 
-        A checkpoint that cannot be read is named, set aside under `damaged/` and the next older one
-        tried.
+        A checkpoint that cannot be read is named and the next older one tried; once one is read,
+        the bad ones are set aside under `damaged/`.
 
         Raises:
-          ConfigError: the newest readable checkpoint belongs to another run, or none is readable.
+          ConfigError: the newest readable checkpoint belongs to another run, or none is readable;
+            nothing is moved then.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        for step in steps:
+        bad: dict[int, str] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                meta = self._manager.restore(
-                    step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
-                )["meta"]
+                restored = self._read(step, like)
+            except (ConfigError, MemoryError):
+                raise
             except Exception as error:  # whatever a torn file makes of the reader
-                self._set_aside(step, error, report)
+                if "RESOURCE_EXHAUSTED" in str(error):
+                    raise
+                bad[step] = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
                 continue
-            self._check_identity(step, meta)
-            try:
-                restored = self._manager.restore(
-                    step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like))
-                )
-            except Exception as error:
-                self._set_aside(step, error, report)
-                continue
-            return _owned(restored["state"])
-        if steps:
+            self._set_aside(bad, report)
+            return restored
+        if bad:
+            step, reason = next(iter(bad.items()))
             raise ConfigError(
-                f"{self._directory}: none of the checkpoints {sorted(steps)} could be read; they "
-                "are in damaged/; start again with another output_dir"
+                f"{self._directory}: none of the checkpoints {sorted(bad)} can be read ({step}: "
+                f"{reason}); repair the storage, or start again with another output_dir"
             )
         return None
+
+    def _read(self, step: int, like: TrainState) -> TrainState:
+        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
+        self._check_identity(step, meta["meta"])
+        arguments = ocp.args.Composite(state=ocp.args.StandardRestore(like))
+        return _owned(self._manager.restore(step, args=arguments)["state"])
 
     def _check_identity(self, step: int, meta: Any) -> None:
         where = f"{self._directory / str(step)}"
@@ -113,28 +120,20 @@ class Checkpoints:
                     f"{ours.get(key)!r}; restore the old value or use another output_dir"
                 )
 
-    def _set_aside(self, step: int, error: Exception, report: Callable[[str], None]) -> None:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        target = self._directory / "damaged" / str(step)
-        report(f"checkpoint {step} cannot be read ({first_line}); moved to {target}")
-        if jax.process_index() == 0:
-            if target.exists():
-                shutil.rmtree(target)
-            target.parent.mkdir(exist_ok=True)
-            (self._directory / str(step)).rename(target)
-        self._manager.close()
-        self._manager = self._open()
-
-
-def read_identity(directory: Path) -> dict[str, Any] | None:
-    """The identity of the newest checkpoint of a run directory, without reading its arrays."""
-    for step in sorted(_step_folders(directory), reverse=True):
-        try:
-            meta = json.loads((directory / str(step) / "meta" / "metadata").read_text())
-        except (OSError, ValueError):
-            continue
-        return meta.get("identity")
-    return None
+    def _set_aside(self, bad: dict[int, str], report: Callable[[str], None]) -> None:
+        for step, reason in bad.items():
+            target = self._directory / "damaged" / str(step)
+            report(f"checkpoint {step} cannot be read ({reason}); moved to {target}")
+            if jax.process_index() == 0:
+                if target.exists():
+                    shutil.rmtree(target)
+                target.parent.mkdir(exist_ok=True)
+                (self._directory / str(step)).rename(target)
+        if bad:
+            if jax.process_count() > 1:
+                multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+            self._manager.close()
+            self._manager = self._open()
 
 
 def _step_folders(directory: Path) -> Iterator[int]:
@@ -145,8 +144,20 @@ def _step_folders(directory: Path) -> Iterator[int]:
 
 
 def _owned(state: TrainState) -> TrainState:
-    """Copies the restored arrays: the first step donates them, the reader may still alias them."""
+    """Copies restored arrays that may alias the reader's memory, since the first step donates them.
+
+    Only host memory can be aliased; on a GPU a second copy could be too much.
+    """
+    if jax.default_backend() != "cpu":
+        return state
     return jax.tree.map(lambda x: x.copy(), state)
+
+
+def _preservation(policy: Checkpoint) -> Any:
+    policies: list[Any] = [preservation.LatestN(policy.keep_last)]
+    if policy.keep_every is not None:
+        policies.append(preservation.EveryNSteps(policy.keep_every))
+    return preservation.AnyPreservationPolicy(policies)
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

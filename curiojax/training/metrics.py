@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
+import time
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from curiojax.config import Logging
 from curiojax.errors import ConfigError
+from curiojax.training import statistics
+from curiojax.training.step import Recipe, Scalars
 
 
 class MetricsWriter:
@@ -26,12 +32,12 @@ class MetricsWriter:
     """
 
     def __init__(self, directory: Path, logging: Logging, start_step: int, config: dict[str, Any]):
-        self._path = directory / "metrics.jsonl"
-        kept = [line for line in read_metrics(self._path) if line["step"] <= start_step]
-        temporary = self._path.with_suffix(".jsonl.tmp")
+        self.path = directory / "metrics.jsonl"
+        kept = [line for line in read_metrics(self.path) if line["step"] <= start_step]
+        temporary = self.path.with_suffix(".jsonl.tmp")
         temporary.write_text("".join(_to_line(line) for line in kept), encoding="utf-8")
-        temporary.replace(self._path)
-        self._file = self._path.open("a", encoding="utf-8")
+        temporary.replace(self.path)
+        self._file = self.path.open("a", encoding="utf-8")
         self._tensorboard = self._wandb = None
         if logging.tensorboard:
             self._tensorboard = _import(
@@ -39,9 +45,15 @@ class MetricsWriter:
             ).SummaryWriter(str(directory / "tensorboard"), purge_step=start_step + 1)
         if logging.wandb:
             wandb = _import("wandb", "logging.wandb", "wandb")
-            # The same id on resume continues the same curve.
+            identifier = directory / "wandb_id"  # the same on resume, to continue the same curves
+            if not identifier.is_file():
+                identifier.write_text(secrets.token_hex(4))
             self._wandb = wandb.init(
-                project=logging.wandb, id=directory.name, resume="allow", config=config
+                project=logging.wandb,
+                name=directory.name,
+                id=identifier.read_text(),
+                resume="allow",
+                config=config,
             )
 
     def write(self, metrics: dict[str, Any]) -> None:
@@ -85,6 +97,14 @@ def _to_line(metrics: dict[str, Any]) -> str:
     return json.dumps(clean) + "\n"
 
 
+def check_loggers(logging: Logging) -> None:
+    """Raises a `ConfigError` when a logger is switched on but not installed."""
+    if logging.tensorboard:
+        _import("tensorboardX", "logging.tensorboard", "tensorboard")
+    if logging.wandb:
+        _import("wandb", "logging.wandb", "wandb")
+
+
 def _import(module: str, field: str, extra: str) -> Any:
     try:
         return __import__(module)
@@ -92,3 +112,85 @@ def _import(module: str, field: str, extra: str) -> Any:
         raise ConfigError(
             f"{field}: {module} is not installed; pip install 'curiojax[{extra}]' or switch it off"
         ) from None
+
+
+class Watch:
+    """Turns a step's device scalars into metrics, one step late, and keeps the bar moving."""
+
+    def __init__(self, recipe: Recipe, writer: MetricsWriter | None, bar: Any, skipped: int = 0):
+        self._recipe, self._writer, self._bar = recipe, writer, bar
+        self._pending: tuple[int, Scalars] | None = None
+        self._bad_steps = 0  # in a row
+        self._skipped = skipped  # in the whole run
+        self._clock = time.perf_counter()
+
+    def __enter__(self) -> Watch:
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, kind: Any, *rest: object) -> None:
+        try:
+            if kind is None:
+                self.flush()
+        finally:
+            self._bar.__exit__(kind, *rest)
+            if self._writer:
+                self._writer.close()
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the last `optimizer.skip_limit` steps all had non-finite gradients."""
+        return self._bad_steps >= self._recipe.config.optimizer.skip_limit
+
+    def see(self, number: int, scalars: Scalars) -> None:
+        """Takes the results of a step, whose computation may still be under way."""
+        self.flush()
+        self._pending = (number, scalars)
+
+    def flush(self) -> None:
+        """Waits for the last step seen and writes its metrics."""
+        if self._pending is None:
+            return
+        number, scalars = self._pending
+        self._pending = None
+        scalars = jax.device_get(scalars)
+        now = time.perf_counter()
+        metrics = step_metrics(self._recipe, number, scalars, now - self._clock)
+        self._clock = now
+        self._bad_steps = 0 if scalars.finite else self._bad_steps + 1
+        self._skipped += metrics["skipped"]
+        metrics["skipped_total"] = self._skipped
+        if self._writer:
+            self._writer.write(metrics)
+        shown = {key: metrics[key] for key in ("loss", "entropy", "tokens_per_second")}
+        if self._skipped:
+            shown["skipped"] = self._skipped
+        self._bar.update(number + 1, **shown)
+
+
+def step_metrics(recipe: Recipe, number: int, scalars: Scalars, seconds: float) -> dict[str, Any]:
+    """One line of metrics.jsonl. `step` counts from 1: the number of updates done.
+
+    Args:
+      seconds: wall time since the step before, the copying part of a save included.
+    """
+    objective = recipe.config.objective
+    report = statistics.summarize(scalars.stats, objective, recipe.model.vocab_size)
+    slots, positions = float(scalars.stats.sums["slots"]), float(scalars.stats.sums["positions"])
+    for key in ("slots", "positions"):
+        report.pop(key)
+    metrics = {
+        "step": number + 1,
+        "loss": float(scalars.loss),
+        **report,
+        "learning_rate": float(scalars.learning_rate),
+        "grad_norm": float(scalars.grad_norm),
+        "skipped": int(not scalars.finite),
+        "padding_share": 1.0 - positions / max(slots, 1.0),
+        "tokens_per_second": positions / max(seconds, 1e-9),
+        "step_seconds": seconds,
+    }
+    if recipe.teacher is not None:
+        metrics["teacher_lag"] = int(scalars.teacher_lag)
+        metrics["teacher_distance"] = float(scalars.teacher_distance)
+    return metrics

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from curiojax.config import RunConfig
 from curiojax.data.pipeline import SupervisedData
 from curiojax.errors import ConfigError
-from curiojax.models import ModelConfig
+from curiojax.models import ModelConfig, abstract_params, check_mesh
 from curiojax.sharding import check_divisible, num_batch_shards
 from curiojax.training.step import Recipe, Step
 
@@ -20,11 +20,7 @@ from curiojax.training.step import Recipe, Step
 def check_fit(config: RunConfig, model: ModelConfig, mesh: Mesh) -> None:
     """Raises a `ConfigError` when the config, the model and the mesh do not go together."""
     check_divisible("rows_per_microbatch", config.rows_per_microbatch, mesh, "batch")
-    check_divisible("model: attention heads", model.num_heads, mesh, "heads")
-    check_divisible("model: key/value heads", model.num_kv_heads, mesh, "kv_heads")
-    check_divisible("model: hidden size", model.hidden_size, mesh, "embed")
-    check_divisible("model: intermediate size", model.intermediate_size, mesh, "mlp")
-    check_divisible("model: vocabulary size", model.vocab_size, mesh, "vocab")
+    check_mesh(model, mesh)
     longest = config.data.max_prompt_tokens + config.data.max_response_tokens
     if longest > model.max_position_embeddings:
         raise ConfigError(
@@ -42,6 +38,18 @@ def total_steps(config: RunConfig, data: SupervisedData) -> int:
     return config.steps or (config.epochs or 0) * data.steps_per_epoch
 
 
+def warnings(config: RunConfig, steps: int) -> list[str]:
+    """What is allowed but rarely meant."""
+    found = []
+    warmup = config.optimizer.warmup_steps
+    if warmup >= steps:
+        found.append(
+            f"optimizer.warmup_steps is {warmup}, but the run has {steps} steps: the learning rate "
+            "never reaches its peak"
+        )
+    return found
+
+
 def derived(
     config: RunConfig, model: ModelConfig, data: SupervisedData, mesh: Mesh, steps: int
 ) -> dict[str, Any]:
@@ -49,6 +57,7 @@ def derived(
     shards = num_batch_shards(mesh)
     rows, length = config.rows_per_microbatch, config.row_length
     tokens = int(sum(data.lengths))
+    per_step = tokens / max(data.num_examples, 1) * config.sequences_per_step
     rows_needed = tokens / max(data.num_examples, 1) * config.sequences_per_step / length
     if not config.data.packing:
         rows_needed = config.sequences_per_step
@@ -59,7 +68,7 @@ def derived(
         "parameters": f"{count_parameters(model):,}",
         "devices": f"{mesh.size} = {' x '.join(f'{n} {s}' for n, s in mesh.shape.items())}",
         "records": f"{data.num_examples:,}, {tokens:,} tokens",
-        "records per step": config.sequences_per_step,
+        "records per step": f"{config.sequences_per_step:,}; about {per_step:,.0f} tokens",
         "rows per micro-batch": f"{rows} of {length:,} tokens; {rows // shards} per device",
         "micro-batches per step": f"about {math.ceil(rows_needed / rows)}",
         "steps per epoch": epoch,
@@ -68,8 +77,7 @@ def derived(
 
 
 def count_parameters(model: ModelConfig) -> int:
-    from curiojax.models import abstract_params
-
+    """How many weights a model of this architecture has."""
     return sum(math.prod(p.shape) for p in jax.tree.leaves(abstract_params(model, np.float32)))
 
 
@@ -94,9 +102,10 @@ def memory_budget(recipe: Recipe, step: Step) -> dict[str, str]:
         shown["device memory"] = format_bytes(limit)
         if sum(budget.values()) > limit:
             raise ConfigError(
-                f"rows_per_microbatch: the run needs {shown['together']} per device, which has "
-                f"{shown['device memory']}; lower rows_per_microbatch, set model.remat=full, use "
-                "more devices, or objective.teacher=self"
+                f"rows_per_microbatch: the run needs {shown['together']} per device, where JAX may "
+                f"use {shown['device memory']} (XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 in the "
+                "environment raises that); lower rows_per_microbatch or data.row_length, set "
+                "model.remat=full, or use more devices"
             )
     return shown
 

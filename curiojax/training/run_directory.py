@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,17 @@ from jax.experimental import multihost_utils
 from curiojax.config import RunConfig, to_yaml
 from curiojax.data.pipeline import SupervisedData
 from curiojax.errors import ConfigError
-from curiojax.models import ModelConfig
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
+MARKER = "identity.json"
 
 # Keys that may change when a run is continued: they say where and how it is computed, not what.
 NOT_IDENTITY = (
+    "preset",  # its fields are in the config already
     "output_dir",
     "rows_per_microbatch",
     "mesh",
@@ -31,50 +39,110 @@ NOT_IDENTITY = (
     "data.workers",
     "data.cache_dir",
     "loss.chunk_tokens",
+    "optimizer.skip_limit",
 )
 
 
 def run_directory(config: RunConfig) -> Path:
-    return Path(require(config.output_dir, "output_dir"))
+    """The run directory named by the config."""
+    return Path(require(config.output_dir, "output_dir")).expanduser()
 
 
-def identity(config: RunConfig, model: ModelConfig, data: SupervisedData) -> dict[str, Any]:
-    """What a run is, for the check that a directory's checkpoints belong to it."""
+def identity(config: RunConfig, model_fingerprint: str, data: SupervisedData) -> dict[str, Any]:
+    """What a run is: its config, less what may change, with the contents of model and data."""
     values = config.model_dump(mode="json")
     for key in NOT_IDENTITY:
         section, _, leaf = key.rpartition(".")
         (values[section] if section else values).pop(leaf)
-    shape = (model.vocab_size, model.hidden_size, model.num_layers, model.num_heads)
-    values["model"]["shape"] = " x ".join(str(size) for size in shape)
+    values["model"]["fingerprint"] = model_fingerprint
     values["data"]["fingerprint"] = data.fingerprint
     return values
 
 
-def claim(directory: Path, config: RunConfig, ours: dict[str, Any]) -> None:
-    """Makes the run directory ours, or raises a `ConfigError` when it holds something else."""
-    marker = directory / "identity.json"
+def check_claim(directory: Path, ours: dict[str, Any]) -> None:
+    """Raises a `ConfigError` when the run directory holds something else; writes nothing.
+
+    A run of another identity that never took a step is nothing: it may be replaced.
+    """
+    marker = directory / MARKER
     if directory.exists() and not directory.is_dir():
         raise ConfigError(f"output_dir: {directory} is a file; name a folder")
     if marker.is_file():
-        theirs = json.loads(marker.read_text(encoding="utf-8"))
-        if theirs != ours:
+        try:
+            theirs = json.loads(marker.read_text(encoding="utf-8"))
+        except ValueError:
+            raise ConfigError(f"output_dir: {marker} is damaged; choose another folder") from None
+        if theirs != ours and _has_steps(directory):
             key, old, new = next(_differences(theirs, ours))
             raise ConfigError(
                 f"output_dir: {directory} holds a run with {key} = {old!r}, this one has {new!r}; "
                 "restore the old value to continue it, or choose another output_dir"
             )
-    elif directory.is_dir() and any(directory.iterdir()):
+    elif directory.is_dir() and {path.name for path in directory.iterdir()} - {"lock"}:
         raise ConfigError(
             f"output_dir: {directory} is not empty and holds no run of this program; choose another"
         )
+
+
+def claim(directory: Path, config: RunConfig, ours: dict[str, Any]) -> None:
+    """Makes the run directory ours, after `check_claim`."""
     if jax.process_count() > 1:  # nobody writes before everybody has looked
         multihost_utils.sync_global_devices("claim the run directory")
-    if jax.process_index() == 0:
+    if jax.process_index() != 0:
+        return
+    try:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-        temporary = marker.with_suffix(".tmp")
+        temporary = directory / f"{MARKER}.tmp"
         temporary.write_text(json.dumps(ours, indent=1), encoding="utf-8")
-        temporary.replace(marker)
+        temporary.replace(directory / MARKER)
+    except OSError as error:
+        raise ConfigError(
+            f"output_dir: {directory} cannot be written ({error.strerror}); choose another"
+        ) from None
+
+
+@contextmanager
+def lock(directory: Path) -> Iterator[None]:
+    """Keeps a second run out of the directory for as long as this one lives.
+
+    Raises:
+      ConfigError: another process has it, or the directory cannot be made.
+    """
+    if jax.process_index() != 0 or fcntl is None:
+        yield
+        return
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / "lock").open("w")
+    except OSError as error:
+        raise ConfigError(
+            f"output_dir: {directory} cannot be written ({error.strerror}); choose another"
+        ) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(
+                f"output_dir: another process is running in {directory}; wait for it, or choose "
+                "another"
+            ) from None
+        yield
+
+
+def require(value: str | None, field: str) -> str:
+    """The value of a key that has no default, or a `ConfigError` that names it."""
+    if value is None:
+        raise ConfigError(f"{field}: missing; give it in the config file or as {field}=...")
+    return value
+
+
+def _has_steps(directory: Path) -> bool:
+    metrics = directory / "metrics.jsonl"
+    if metrics.is_file() and metrics.stat().st_size:
+        return True
+    checkpoints = directory / "checkpoints"
+    return checkpoints.is_dir() and any(checkpoints.iterdir())
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -84,9 +152,3 @@ def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, An
             yield from _differences(old.get(key), new.get(key), name)
     elif old != new:
         yield prefix, old, new
-
-
-def require(value: str | None, field: str) -> str:
-    if value is None:
-        raise ConfigError(f"{field}: missing; give it in the config file or as {field}=...")
-    return value

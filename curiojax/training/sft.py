@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,18 +14,27 @@ from jax.sharding import Mesh
 
 from curiojax import models, progress
 from curiojax.config import RunConfig, to_yaml
-from curiojax.data.pipeline import SupervisedData, build_dataset
+from curiojax.data.pipeline import SupervisedData
 from curiojax.data.tokenizer import load_tokenizer
 from curiojax.errors import ConfigError
 from curiojax.models import ModelConfig
 from curiojax.reports.training import write_training_report
 from curiojax.sharding import make_mesh, named_sharding
-from curiojax.training import plan, statistics
+from curiojax.training import plan
 from curiojax.training.checkpoint import Checkpoints
-from curiojax.training.metrics import MetricsWriter, read_metrics
-from curiojax.training.run_directory import claim, identity, require, run_directory
-from curiojax.training.state import TrainState, create_state, shardings_of
-from curiojax.training.step import Batch, Recipe, Scalars, Step, compile_step
+from curiojax.training.metrics import MetricsWriter, Watch, check_loggers, read_metrics
+from curiojax.training.run_directory import (
+    check_claim,
+    claim,
+    identity,
+    lock,
+    require,
+    run_directory,
+)
+from curiojax.training.setup import build_data, initial_state, read_model, say
+from curiojax.training.state import TrainState
+from curiojax.training.step import Batch, Recipe, Step, compile_step
+from curiojax.training.stopping import stop_signal
 from curiojax.training.token_view import token_view
 
 
@@ -38,18 +43,14 @@ class Result:
     """What a finished run leaves behind.
 
     Attributes:
-      directory: the run directory.
-      params: the trained weights, float32, on the mesh.
-      model: their architecture.
+      directory: the run directory; the model is in `hf`.
       metrics: one dict per optimiser update.
-      token_view: one expert response with per-token numbers, for the report.
+      token_view: one expert response with per-token numbers; None if it could not be made.
     """
 
     directory: Path
-    params: Any
-    model: ModelConfig
     metrics: list[dict[str, Any]]
-    token_view: dict[str, Any]
+    token_view: dict[str, Any] | None
 
 
 def run_sft(config: RunConfig, *, name: str = "training", details: bool = True) -> Result:
@@ -61,60 +62,55 @@ def run_sft(config: RunConfig, *, name: str = "training", details: bool = True) 
       details: print what follows from the config and the memory it needs.
 
     Raises:
-      ConfigError: the input is wrong; raised before anything is compiled or overwritten.
+      ConfigError: the input is wrong; raised before anything is compiled or written.
     """
     directory = run_directory(config)
     mesh = make_mesh(**config.mesh.model_dump())
 
-    # ---- data and model ---------------------------------------------------------------------
-    tokenizer = load_tokenizer(require(config.model.path, "model.path"))
-    model = model_config(config)
+    # ---- look at everything that can be wrong -------------------------------------------------
+    check_loggers(config.logging)
+    models.check_target(directory / "hf")
+    model, fingerprint = read_model(config)
     plan.check_fit(config, model, mesh)
+    tokenizer = load_tokenizer(require(config.model.path, "model.path"))
     data = build_data(config, tokenizer)
+    ours = identity(config, fingerprint, data)
+    check_claim(directory, ours)
     steps = plan.total_steps(config, data)
-    claim(directory, config, identity(config, model, data))
     if details:
         progress.print_pairs(str(directory), plan.derived(config, model, data, mesh, steps))
+    for warning in plan.warnings(config, steps):
+        say(f"warning: {warning}")
 
-    # ---- compile ----------------------------------------------------------------------------
-    recipe = Recipe(config, model, mesh, steps)
-    with progress.status(f"{name}: compiling the step"):
-        step = compile_step(recipe)
-    budget = plan.memory_budget(recipe, step)
-    if details:
-        progress.print_pairs("memory per device", budget)
+    with lock(directory):
+        claim(directory, config, ours)
+        checkpoints = Checkpoints(directory / "checkpoints", config.checkpoint, ours)
+        if checkpoints.latest() == steps and (result := finished(directory)):
+            say(f"{directory}: finished already")
+            return result
 
-    # ---- state: resume, or start from the checkpoint given ------------------------------------
-    checkpoints = Checkpoints(
-        directory / "checkpoints", config.checkpoint, identity(config, model, data)
-    )
-    state = checkpoints.restore(recipe.abstract_state(), report=_say)
-    if state is None:
-        state = initial_state(recipe)
-    elif int(state.step) < steps:
-        _say(f"continuing after step {int(state.step)}")
+        # ---- compile ------------------------------------------------------------------------
+        recipe = Recipe(config, model, mesh, steps)
+        with progress.status(f"{name}: compiling the step"):
+            step = compile_step(recipe)
+        budget = plan.memory_budget(recipe, step)
+        if details:
+            progress.print_pairs("memory per device", budget)
 
-    # ---- train --------------------------------------------------------------------------------
-    state = train(recipe, step, state, data, checkpoints, directory, name)
-    checkpoints.wait()
-    checkpoints.close()
+        # ---- resume, or start from the checkpoint given ---------------------------------------
+        state = checkpoints.restore(recipe.abstract_state(), report=say)
+        if state is None:
+            state = initial_state(recipe)
+        elif int(state.step) < steps:
+            say(f"continuing after step {int(state.step)}")
 
-    # ---- hand over ------------------------------------------------------------------------------
-    metrics = read_metrics(directory / "metrics.jsonl")
-    view = token_view(recipe, state, data, tokenizer)
-    if jax.process_index() == 0:
-        (directory / "token_view.json").write_text(json.dumps(view), encoding="utf-8")
-        write_training_report(
-            directory / "report.html",
-            title=f"{name}: {config.objective.name}",
-            runs={name: metrics},
-            table=None,
-            token_view=view,
-            notes=[],
-            config_text=to_yaml(config),
-        )
-    export(state.params, model, config, directory / "hf")
-    return Result(directory, state.params, model, metrics, view)
+        # ---- train -----------------------------------------------------------------------------
+        state = train(recipe, step, state, data, checkpoints, directory, name)
+        checkpoints.close()
+
+        # ---- hand over ------------------------------------------------------------------------
+        export(state.params, model, config, directory / "hf")
+        return describe(recipe, state, data, tokenizer, directory, name)
 
 
 def train(
@@ -129,14 +125,18 @@ def train(
     """The loop: one optimiser update per turn; metrics are read one turn late, nothing waits."""
     config, steps = recipe.config, recipe.total_steps
     start = int(state.step)
-    writer = _writer(directory, config, start)
-    watch = _Watch(recipe, writer, progress.bar(name, total=steps, done=start))
-    with jax.set_mesh(recipe.mesh), watch, _stop_signal() as stop:
+    writer, skipped = None, 0
+    if jax.process_index() == 0:
+        writer = MetricsWriter(directory, config.logging, start, config.model_dump(mode="json"))
+        skipped = sum(line.get("skipped", 0) for line in read_metrics(writer.path))
+    watch = Watch(recipe, writer, progress.bar(name, total=steps, done=start), skipped)
+    with jax.set_mesh(recipe.mesh), watch, stop_signal() as stop:
         for number, arrays in data.iterate(start, steps):
             state, scalars = step(state, list(place(arrays, recipe.mesh)))
             watch.see(number, scalars)
             done = number + 1
-            if done % config.checkpoint.every == 0 or done == steps or stop or watch.diverged:
+            stopping = stop.after(done)
+            if done % config.checkpoint.every == 0 or done == steps or stopping or watch.diverged:
                 watch.flush()
                 checkpoints.save(state)
             if watch.diverged:
@@ -144,11 +144,14 @@ def train(
                 raise ConfigError(
                     f"optimizer.learning_rate: {config.optimizer.skip_limit} steps in a row had "
                     f"non-finite gradients; the run stopped after step {done} with a checkpoint in "
-                    f"{directory / 'checkpoints'}; lower the learning rate or inspect the data"
+                    f"{directory / 'checkpoints'}; inspect the data, or start a run with a lower "
+                    "learning rate in another output_dir"
                 )
-            if stop:
-                checkpoints.wait()
-                raise KeyboardInterrupt
+            if stopping:
+                break
+        checkpoints.wait()
+        if int(state.step) < steps:
+            raise KeyboardInterrupt
     return state
 
 
@@ -170,134 +173,6 @@ def place(arrays: dict[str, np.ndarray], mesh: Mesh) -> Iterator[Batch]:
         }
 
 
-class _Watch:
-    """Turns a step's device scalars into metrics, one step late, and keeps the bar moving."""
-
-    def __init__(self, recipe: Recipe, writer: MetricsWriter | None, bar: Any):
-        self._recipe, self._writer, self._bar = recipe, writer, bar
-        self._pending: tuple[int, Scalars] | None = None
-        self._bad_steps = 0
-        self._clock = time.perf_counter()
-
-    def __enter__(self) -> _Watch:
-        self._bar.__enter__()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.flush()
-        self._bar.__exit__(*exception)
-        if self._writer:
-            self._writer.close()
-
-    @property
-    def diverged(self) -> bool:
-        return self._bad_steps >= self._recipe.config.optimizer.skip_limit
-
-    def see(self, number: int, scalars: Scalars) -> None:
-        self.flush()
-        self._pending = (number, scalars)
-
-    def flush(self) -> None:
-        if self._pending is None:
-            return
-        number, scalars = self._pending
-        self._pending = None
-        scalars = jax.device_get(scalars)
-        now = time.perf_counter()
-        metrics = step_metrics(self._recipe, number, scalars, now - self._clock)
-        self._clock = now
-        self._bad_steps = 0 if scalars.finite else self._bad_steps + 1
-        if self._writer:
-            self._writer.write(metrics)
-        self._bar.update(
-            number + 1,
-            loss=metrics["loss"],
-            entropy=metrics["entropy"],
-            tokens_per_second=metrics["tokens_per_second"],
-        )
-
-
-def step_metrics(recipe: Recipe, number: int, scalars: Scalars, seconds: float) -> dict[str, Any]:
-    """One line of metrics.jsonl. `step` counts from 1: the number of updates done."""
-    objective = recipe.config.objective
-    report = statistics.summarize(scalars.stats, objective, recipe.model.vocab_size)
-    slots, positions = float(scalars.stats.sums["slots"]), float(scalars.stats.sums["positions"])
-    for key in ("slots", "positions"):
-        report.pop(key)
-    metrics = {
-        "step": number + 1,
-        "loss": float(scalars.loss),
-        **report,
-        "learning_rate": float(scalars.learning_rate),
-        "grad_norm": float(scalars.grad_norm),
-        "skipped": int(not scalars.finite),
-        "padding_share": 1.0 - positions / max(slots, 1.0),
-        "tokens_per_second": positions / max(seconds, 1e-9),
-        "step_seconds": seconds,
-    }
-    if recipe.teacher is not None:
-        metrics["teacher_lag"] = int(scalars.teacher_lag)
-        metrics["teacher_distance"] = float(scalars.teacher_distance)
-    return metrics
-
-
-# ---- starting points -------------------------------------------------------------------------
-
-
-def model_config(config: RunConfig) -> ModelConfig:
-    """The architecture of `model.path` with the run's overrides."""
-    overrides = _model_overrides(config)
-    return models.read_config(require(config.model.path, "model.path"), overrides=overrides)
-
-
-def initial_state(recipe: Recipe) -> TrainState:
-    """The state before the first step, its weights read from `model.path`."""
-    config = recipe.config
-    with progress.status("reading the weights"):
-        _, params = models.load_pretrained(
-            require(config.model.path, "model.path"),
-            dtype=np.float32,
-            mesh=recipe.mesh,
-            overrides=_model_overrides(config),
-        )
-    create = jax.jit(
-        lambda p: create_state(p, recipe.optimizer, recipe.teacher, config.seed),
-        out_shardings=shardings_of(recipe.abstract_state()),
-    )
-    with jax.set_mesh(recipe.mesh):
-        return create(params)
-
-
-def build_data(config: RunConfig, tokenizer: Any) -> SupervisedData:
-    require(config.data.path, "data.path")
-    data = build_dataset(
-        config.data,
-        tokenizer,
-        seed=config.seed,
-        sequences_per_step=config.sequences_per_step,
-        rows_per_microbatch=config.rows_per_microbatch,
-        normalizer=config.loss.normalizer,
-        cache_dir=config.data.cache_dir,
-    )
-    if data.drops:
-        progress.print_pairs("records dropped", data.drops)
-    for warning in data.warnings:
-        _say(f"warning: {warning}")
-    return data
-
-
-def _model_overrides(config: RunConfig) -> dict[str, Any]:
-    section = config.model
-    overrides = {
-        "compute_dtype": section.compute_dtype,
-        "remat": section.remat,
-        "attention": section.attention,
-        "rope_theta": section.rope_theta,
-        "max_position_embeddings": section.max_position_embeddings,
-    }
-    return {key: value for key, value in overrides.items() if value is not None}
-
-
 def export(params: Any, model: ModelConfig, config: RunConfig, path: Path) -> None:
     """Writes the weights as a Hugging Face checkpoint, in the source checkpoint's dtype."""
     with progress.status(f"writing {path}"):
@@ -306,35 +181,39 @@ def export(params: Any, model: ModelConfig, config: RunConfig, path: Path) -> No
         )
 
 
-def _writer(directory: Path, config: RunConfig, start: int) -> MetricsWriter | None:
-    if jax.process_index() != 0:
+def describe(
+    recipe: Recipe,
+    state: TrainState,
+    data: SupervisedData,
+    tokenizer: Any,
+    directory: Path,
+    name: str,
+) -> Result:
+    """Token view and report. The model is safe by now, so a failure here is a warning."""
+    metrics, view = read_metrics(directory / "metrics.jsonl"), None
+    try:
+        view = token_view(recipe, state, data, tokenizer)
+        if jax.process_index() == 0:
+            (directory / "token_view.json").write_text(json.dumps(view), encoding="utf-8")
+            write_training_report(
+                directory / "report.html",
+                title=f"{name}: {recipe.config.objective.name}",
+                runs={name: metrics},
+                table=None,
+                token_view=view,
+                notes=[],
+                config_text=to_yaml(recipe.config),
+            )
+    except Exception as error:
+        say(f"warning: the report could not be written ({type(error).__name__}: {error})")
+    return Result(directory, metrics, view)
+
+
+def finished(directory: Path) -> Result | None:
+    """The result of a run that has written everything, from its files."""
+    view = directory / "token_view.json"
+    parts = (directory / "hf" / "config.json", directory / "report.html", view)
+    metrics = read_metrics(directory / "metrics.jsonl")
+    if not metrics or not all(part.is_file() for part in parts):
         return None
-    return MetricsWriter(directory, config.logging, start, config.model_dump(mode="json"))
-
-
-@contextmanager
-def _stop_signal() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM, so that the step in flight is saved; twice ends at once."""
-    seen: list[int] = []
-
-    def handle(number: int, frame: Any) -> None:
-        if seen:
-            raise KeyboardInterrupt
-        seen.append(number)
-        _say("stopping after this step, with a checkpoint; once more to stop at once")
-
-    try:
-        old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not on the main thread: the caller decides about signals
-        yield seen
-        return
-    try:
-        yield seen
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
-
-def _say(message: str) -> None:
-    if jax.process_index() == 0:
-        print(message, file=sys.stderr, flush=True)
+    return Result(directory, metrics, json.loads(view.read_text(encoding="utf-8")))

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from tests.training import project
+
 TOOL = Path(__file__).parents[2] / "tools" / "convert_checkpoint.py"
 
 
@@ -39,6 +41,14 @@ def test_an_older_checkpoint_and_another_dtype(straight, tmp_path):
     newest = load_file(straight / "hf" / "model.safetensors")
     name = "model.embed_tokens.weight"
     assert np.abs(tensors[name] - newest[name].astype(np.float32)).max() > 1e-3
+
+
+def test_a_run_that_computed_in_bfloat16(folder, tmp_path):
+    output = tmp_path / "run"
+    done = project.run(folder, output, "model.compute_dtype=bfloat16", "steps=1")
+    assert done.returncode == 0, done.stderr
+    done = convert("to-hf", output, tmp_path / "hf")
+    assert done.returncode == 0, done.stderr
 
 
 def test_there_and_back_again_is_bit_exact(folder, tmp_path):

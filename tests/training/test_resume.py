@@ -1,10 +1,11 @@
 """Ten steps are ten steps, however often the run was killed on the way."""
 
+import fcntl
 import shutil
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from tests.training import project
 
@@ -17,7 +18,7 @@ write = metrics.MetricsWriter.write
 def write_and_die(self, line):
     write(self, line)
     if line["step"] == {step}:
-        while {step} > 5 and not (self._path.parent / "checkpoints" / "5").is_dir():
+        while {step} > 5 and not (self.path.parent / "checkpoints" / "5").is_dir():
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGKILL)
 metrics.MetricsWriter.write = write_and_die
@@ -34,6 +35,15 @@ def save_and_die(self, state):
     if int(state.step) == {step}:
         os.kill(os.getpid(), signal.SIGKILL)
 checkpoint.Checkpoints.save = save_and_die
+exit_on_config_error(main)
+"""
+
+KILL_BEFORE_TRAINING = """
+import os, signal
+from curiojax.errors import exit_on_config_error
+from curiojax.training import sft
+from curiojax.train import main
+sft.compile_step = lambda recipe: os.kill(os.getpid(), signal.SIGKILL)
 exit_on_config_error(main)
 """
 
@@ -86,8 +96,56 @@ def test_a_torn_checkpoint_is_named_and_an_older_one_used(folder, straight, tmp_
     assert done.returncode == 0, done.stderr
     assert "checkpoint 10 cannot be read" in done.stderr
     assert "continuing after step 5" in done.stderr
+    assert "Traceback" not in done.stderr
     assert (output / "checkpoints" / "damaged" / "10").is_dir()
     assert_same_run(straight, output)
+
+
+def test_when_no_checkpoint_can_be_read_nothing_is_lost(folder, straight, tmp_path):
+    output = tmp_path / "run"
+    shutil.copytree(straight, output)
+    shutil.rmtree(output / "hf")
+    for step in ("5", "10"):
+        for file in (output / "checkpoints" / step / "state").rglob("*"):
+            if file.is_file() and file.parent.name == "d":
+                file.write_bytes(b"")
+    for _ in range(2):  # also when asked again
+        refused = project.run(folder, output)
+        assert refused.returncode == 2, refused.stderr
+        assert "none of the checkpoints [5, 10] can be read" in refused.stderr
+    assert (output / "checkpoints" / "10").is_dir()
+    assert len(project.metrics(output)) == 10
+
+
+def test_another_base_model_is_another_run(folder, straight, tmp_path):
+    output = tmp_path / "run"
+    shutil.copytree(straight, output)
+    shutil.copytree(folder / "base", tmp_path / "base")
+    tensors = load_file(tmp_path / "base" / "model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"] * 2
+    save_file(tensors, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
+    refused = project.run(folder, output, f"model.path={tmp_path / 'base'}")
+    assert refused.returncode == 2
+    assert "model.fingerprint" in refused.stderr
+
+
+def test_a_run_that_never_took_a_step_claims_nothing(folder, tmp_path):
+    output = tmp_path / "run"
+    failed = project.run(folder, output, "logging.wandb=project")
+    assert failed.returncode == 2 and not output.exists()
+    # A run that dies between claiming its directory and its first step.
+    script = KILL_BEFORE_TRAINING
+    assert project.run(folder, output, "steps=2", script=script).returncode == -9
+    assert (output / "identity.json").is_file()
+    done = project.run(folder, output, "steps=1")
+    assert done.returncode == 0, done.stderr
+
+
+def test_two_runs_do_not_share_a_directory(folder, straight):
+    with (straight / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        refused = project.run(folder, straight)
+    assert refused.returncode == 2 and "another process" in refused.stderr
 
 
 def test_another_runs_directory_is_refused(folder, straight, tmp_path):

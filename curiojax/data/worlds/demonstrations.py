@@ -112,9 +112,10 @@ def write_parquet(path: str | Path, items: Sequence[Demonstration | Problem]) ->
 
 
 def _record(index: int, item: Demonstration | Problem) -> dict:
-    demonstration = item if isinstance(item, Demonstration) else None
-    problem = demonstration.problem if demonstration else item
-    strategy = demonstration.strategy if demonstration else "none"
+    if isinstance(item, Demonstration):
+        problem, strategy = item.problem, item.strategy
+    else:
+        problem, strategy = item, "none"
     record = {
         "data_source": DATA_SOURCE,
         "prompt": [{"role": "user", "content": problem.prompt}],
@@ -122,8 +123,8 @@ def _record(index: int, item: Demonstration | Problem) -> dict:
         "reward_model": {"ground_truth": problem.prompt, "style": "rule"},
         "extra_info": {"index": index, "split": "default", "strategy": strategy},
     }
-    if demonstration:
-        record["target"] = [{"role": "assistant", "content": demonstration.response}]
+    if isinstance(item, Demonstration):
+        record["target"] = [{"role": "assistant", "content": item.response}]
     return record
 
 
@@ -154,10 +155,11 @@ def _demonstrate(
 def _missing_walk(problem: Problem, rng: np.random.Generator) -> tuple[Step, ...]:
     """A random legal trajectory whose last value is not the target."""
     while True:
-        pool, steps = problem.numbers, []
+        pool: countdown.Pool = problem.numbers
+        steps: list[Step] = []
         while len(pool) > 1:
             moves = list(countdown.legal_steps(pool))
             steps.append(moves[rng.integers(len(moves))])
             pool = steps[-1].pool
-        if pool[0] != problem.target:
+        if steps[-1].pool[0] != problem.target:
             return tuple(steps)

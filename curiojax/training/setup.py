@@ -1,0 +1,84 @@
+"""What a run starts from: architecture, data, and the state before its first step."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+from curiojax import models, progress
+from curiojax.config import RunConfig
+from curiojax.data.pipeline import SupervisedData, build_dataset
+from curiojax.models import ModelConfig
+from curiojax.training.run_directory import require
+from curiojax.training.state import TrainState, create_state, shardings_of
+from curiojax.training.step import Recipe
+
+
+def read_model(config: RunConfig) -> tuple[ModelConfig, str]:
+    """The architecture of `model.path` with the run's overrides, and a fingerprint of its weights.
+
+    Raises:
+      ConfigError: no such checkpoint, or not one that can be trained.
+    """
+    path = require(config.model.path, "model.path")
+    return models.inspect_pretrained(path, overrides=model_overrides(config))
+
+
+def model_overrides(config: RunConfig) -> dict[str, Any]:
+    """What the config's `model` section changes about the checkpoint's own architecture."""
+    section = config.model
+    return {
+        "compute_dtype": section.compute_dtype,
+        "remat": section.remat,
+        "attention": section.attention,
+        "rope_theta": section.rope_theta,
+        "max_position_embeddings": section.max_position_embeddings,
+    }
+
+
+def build_data(config: RunConfig, tokenizer: Any) -> SupervisedData:
+    """The tokenised training data; prints what was left out, and what looks wrong."""
+    require(config.data.path, "data.path")
+    with progress.bar("tokenising") as bar:
+        data = build_dataset(
+            config.data,
+            tokenizer,
+            seed=config.seed,
+            sequences_per_step=config.sequences_per_step,
+            rows_per_microbatch=config.rows_per_microbatch,
+            normalizer=config.loss.normalizer,
+            cache_dir=config.data.cache_dir,
+            progress=bar,
+        )
+    if data.drops:
+        progress.print_pairs("records dropped", data.drops)
+    for warning in data.warnings:
+        say(f"warning: {warning}")
+    return data
+
+
+def initial_state(recipe: Recipe) -> TrainState:
+    """The state before the first step, its weights read from `model.path`."""
+    config = recipe.config
+    with progress.status("reading the weights"):
+        _, params = models.load_pretrained(
+            require(config.model.path, "model.path"),
+            dtype=np.float32,
+            mesh=recipe.mesh,
+            overrides=model_overrides(config),
+        )
+    create = jax.jit(
+        lambda p: create_state(p, recipe.optimizer, recipe.teacher, config.seed),
+        out_shardings=shardings_of(recipe.abstract_state()),
+    )
+    with jax.set_mesh(recipe.mesh):
+        return create(params)
+
+
+def say(message: str) -> None:
+    """One line on stderr, from the first process."""
+    if jax.process_index() == 0:
+        print(message, file=sys.stderr, flush=True)
