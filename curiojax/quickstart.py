@@ -25,7 +25,7 @@ from curiojax.training.run_directory import run_directory
 from curiojax.training.sft import Result, run_sft
 
 READING = (
-    "One seed on a toy task: read differences below about 0.03 as noise. A study of this world "
+    "One seed on a toy task: read differences below about 0.03 as noise. A study of such a world "
     "with four seeds found: vanilla SFT raises accuracy on problems like the demonstrations, and "
     "costs entropy and most of the base model's pass@16 on hard problems. Where the demonstrations "
     "hold several strategies, CurioSFT as published gives a part of both back and costs accuracy; "

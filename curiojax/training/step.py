@@ -189,7 +189,8 @@ def empty_sums(like: Sums) -> Sums:
 def apply_update(recipe: Recipe, state: TrainState, sums: Sums) -> tuple[TrainState, Scalars]:
     """Divides once, clips, takes the AdamW step and lets the teacher follow.
 
-    A non-finite gradient leaves weights, optimiser and teacher as they were; the step still counts.
+    A non-finite gradient leaves weights and optimiser as they were; the step still counts, for the
+    learning rate and for the teacher.
     """
     weight = jnp.maximum(sums.weight, 1e-8)
     grads = jax.tree.map(lambda g: g / weight, sums.grads)
