@@ -6,8 +6,12 @@ and the step. A checkpoint can be restored onto another mesh or number of proces
 
 from __future__ import annotations
 
+import io
 import shutil
+import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +88,8 @@ class Checkpoints:
         bad: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                restored = self._read(step, like)
+                with _without_abandoned_reads():
+                    restored = self._read(step, like)
             except (ConfigError, MemoryError):
                 raise
             except Exception as error:  # whatever a torn file makes of the reader
@@ -151,6 +156,25 @@ def _owned(state: TrainState) -> TrainState:
     if jax.default_backend() != "cpu":
         return state
     return jax.tree.map(lambda x: x.copy(), state)
+
+
+@contextmanager
+def _without_abandoned_reads() -> Iterator[None]:
+    """Swallows what Orbax prints when a read fails; the failure itself is raised, and reported.
+
+    The reads it leaves behind end in threads of TensorStore, after the event loop that waited for
+    them has gone, and each of them prints a traceback.
+    """
+    stream, sys.stderr = sys.stderr, io.StringIO()
+    try:
+        yield
+    except Exception:
+        time.sleep(0.5)  # until they have all said so
+        raise
+    else:
+        stream.write(sys.stderr.getvalue())
+    finally:
+        sys.stderr = stream
 
 
 def _preservation(policy: Checkpoint) -> Any:
