@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from curiojax.errors import ConfigError
-from curiojax.objectives import AnyObjective, Curio, Objective
+from curiojax.objectives import OBJECTIVES, AnyObjective, Curio, Objective
 
 # The paper's text and the released code differ. Where a preset is named, it sets these fields; what
 # a file or an override says wins. Objective fields apply to `objective.name: curio` only.
@@ -359,15 +359,19 @@ def _nest(keys: Sequence[str], value: Any) -> dict[str, Any]:
 def _explain(error: ValidationError, prefix: str = "") -> ConfigError:
     """The first problem of a validation error as one line: field, problem, remedy."""
     problem = error.errors(include_url=False)[0]
-    names = {"sft", "curio"}
     location = [str(part) for part in problem["loc"]]
     path = ([prefix] if prefix else []) + location
     # The discriminator of the objective union shows up in the location; it is no key of the file.
-    if path[:1] == ["objective"] and len(path) > 1 and path[1] in names:
-        path.pop(1)
+    name = "curio"
+    if path[:1] == ["objective"] and len(path) > 1 and path[1] in OBJECTIVES:
+        name = path.pop(1)
     field = ".".join(path)
     if problem["type"] == "extra_forbidden":
-        valid = valid_keys()
+        valid = valid_keys(objective=name)
+        if path[0] == "objective":
+            own = [key for key in valid if key.startswith("objective.")]
+            if not difflib.get_close_matches(field, own, n=1, cutoff=0.85):
+                return ConfigError(f"{field}: unknown key; {name} has {', '.join(own)}")
         leaves = {key.rsplit(".", 1)[-1]: key for key in reversed(valid)}
         near = difflib.get_close_matches(field, valid, n=1, cutoff=0.6) or [
             leaves[leaf] for leaf in difflib.get_close_matches(path[-1], leaves, n=1, cutoff=0.0)
@@ -379,14 +383,15 @@ def _explain(error: ValidationError, prefix: str = "") -> ConfigError:
     return ConfigError(f"{field}: {message}{shown}" if field else message)
 
 
-def valid_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
-    """All dotted keys of the config, in the order of the file."""
+def valid_keys(
+    model: type[BaseModel] = RunConfig, prefix: str = "", *, objective: str = "curio"
+) -> list[str]:
+    """All dotted keys of a config with this objective, in the order of the file."""
     keys: list[str] = []
     for name, field in model.model_fields.items():
         keys.append(prefix + name)
         if name == "objective":
-            keys += [f"objective.{key}" for key in ("name", *Curio.model_fields) if key != "name"]
-            keys.append("objective.name")
+            keys += [f"objective.{key}" for key in OBJECTIVES[objective].model_fields]
         inner = [t for t in _types(field.annotation) if issubclass(t, Section)]
         for section in inner:
             keys += valid_keys(section, f"{prefix}{name}.")

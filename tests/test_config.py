@@ -7,7 +7,7 @@ import yaml
 
 from curiojax.config import load_config, parse_config, parse_objective, to_yaml
 from curiojax.errors import ConfigError
-from curiojax.objectives import Curio, Sft
+from curiojax.objectives import OBJECTIVES, Curio, Entropy, Gem, Kl, Psft, Sft
 
 CONFIGS = sorted(Path(__file__).parents[1].glob("configs/**/*.yaml"))
 
@@ -94,6 +94,13 @@ def test_another_objective_in_an_override_replaces_the_files(tmp_path):
         ("model.remat=part", ["model.remat", "dots"]),
         ("model.attention=cudnn", ["model.attention", "data.packing"]),
         ("objective.tau_max=1.05", ["objective", "tau_min", "tau_max"]),
+        ("objective={name: gem, beta: 0}", ["objective.beta", "greater than 0"]),
+        ("objective={name: gem, alpha: 1}", ["objective.alpha", "objective.beta"]),
+        ("objective={name: entropy, top_fraction: 2}", ["objective.top_fraction", "1"]),
+        ("objective={name: kl, estimator: k4}", ["objective.estimator", "forward_full"]),
+        ("objective={name: kl, exempt_tokens: [-1]}", ["objective.exempt_tokens"]),
+        ("objective={name: psft, updates_per_snapshot: 0}", ["objective.updates_per_snapshot"]),
+        ("objective.divergence=js", ["objective.divergence", "reverse_kl"]),
         ("nonsense", ["nonsense", "key=value"]),
     ],
 )
@@ -133,5 +140,41 @@ def test_files_that_are_not_configs(tmp_path):
 def test_parse_objective():
     assert parse_objective({"name": "curio", "alpha": 0.5}) == Curio(alpha=0.5)
     assert parse_objective({"name": "sft"}) == Sft()
-    with pytest.raises(ConfigError, match=r"objective\.beta"):
+    assert parse_objective({"name": "gem"}) == Gem(beta=0.7, h="logsigmoid")
+    assert parse_objective({"name": "entropy"}) == Entropy(
+        coef=0.06, top_fraction=1.0, scope="batch"
+    )
+    base = {"name": "kl", "estimator": "forward_full", "exempt_tokens": [5, 7]}
+    assert parse_objective(base).exempt_tokens == (5, 7)
+    with pytest.raises(ConfigError, match=r"objective\.beta: unknown key"):
         parse_objective({"name": "curio", "beta": 1})
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_is_one_name_away(name, tmp_path):
+    config = load_config(None, [f"objective.name={name}"])
+    assert config.objective == OBJECTIVES[name]() == parse_objective({"name": name})
+    assert parse_config(yaml.safe_load(to_yaml(config))) == config
+    hash(config.objective)
+    # Presets are about CurioSFT and leave the others alone.
+    for preset in ("paper", "released"):
+        set_by = load_config(None, [f"preset={preset}", f"objective.name={name}"])
+        assert name == "curio" or set_by.objective == config.objective
+
+
+def test_only_what_needs_a_second_model_keeps_one():
+    needs = {name for name, model in OBJECTIVES.items() if model().needs_teacher}
+    assert needs == {"curio", "kl", "psft"}
+    for without in (Kl(coef=0), Psft(updates_per_snapshot=1), Curio(alpha=0)):
+        assert not without.needs_teacher
+    logits = Kl(estimator="forward_full"), Curio(divergence="forward_kl")
+    assert all(o.needs_teacher_logits for o in logits)
+    assert not any(model().needs_teacher_logits for model in OBJECTIVES.values())
+    assert not Curio(divergence="forward_kl", teacher="self").needs_teacher_logits
+
+
+def test_warnings_of_objectives():
+    assert not any(model().warnings for model in OBJECTIVES.values())
+    for objective in (Psft(updates_per_snapshot=1), Kl(estimator="k1"), Entropy(coef=0.1)):
+        (warning,) = objective.warnings
+        assert warning.startswith("objective.")
