@@ -60,10 +60,12 @@ def psft_loss(objective: Psft, tokens: Tokens) -> tuple[jax.Array, Metrics]:
     The gradient is -r d lp up to r = 1 + clip_high and exactly 0 beyond; below 1 - clip_low the
     minimum is r itself, so that end never acts.
     """
+    metrics: Metrics = {}
     if tokens.old_log_probs is not None:
         old = tokens.old_log_probs
     elif tokens.teacher_logits is not None:
-        old = label_log_probs(tokens.teacher_logits, tokens.labels)[0]
+        metrics = psft_targets(objective, tokens.teacher_logits, tokens.labels)
+        old = metrics["old_log_prob"]
     elif objective.updates_per_snapshot == 1:
         old = tokens.log_prob
     else:
@@ -74,7 +76,7 @@ def psft_loss(objective: Psft, tokens: Tokens) -> tuple[jax.Array, Metrics]:
     ratio = jnp.exp(jnp.clip(gap, -MAX_LOG_RATIO, MAX_LOG_RATIO))
     highest = 1 + objective.clip_high
     clipped = ratio > highest
-    metrics = {
+    metrics |= {
         "weight": jnp.where(clipped, 0, ratio),
         "ratio": ratio,
         "clipped": clipped.astype(jnp.float32),
