@@ -288,6 +288,10 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
         invalid value.
     """
     values = {} if path is None else read_yaml(path)
+    if isinstance(values.get("objective"), dict):
+        values["objective"] = {"name": "curio", **values["objective"]}
+    # The overrides are one tree before they meet the file, so that their order does not matter.
+    said: dict[str, Any] = {}
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key:
@@ -296,8 +300,8 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
             value = yaml.safe_load(text)
         except yaml.YAMLError:
             value = text
-        values = merge(values, _nest(key.strip().split("."), value))
-    return parse_config(values)
+        said = merge(said, _nest(key.strip().split("."), value))
+    return parse_config(merge(values, said))
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -78,6 +78,12 @@ def test_another_objective_in_an_override_replaces_the_files(tmp_path):
     file.write_text("objective: {name: curio, alpha: 2}\n")
     assert load_config(file, ["objective.name=sft"]).objective == Sft()
     assert load_config(file, ["objective.top_k=64"]).objective == Curio(alpha=2, top_k=64)
+    # In any order, and also where the file leaves the default name unsaid.
+    for overrides in (["objective.name=gem", "objective.beta=0.5"],) * 2:
+        overrides.reverse()
+        assert load_config(file, overrides).objective == Gem(beta=0.5)
+    file.write_text("objective: {alpha: 2}\n")
+    assert load_config(file, ["objective.name=sft"]).objective == Sft()
 
 
 @pytest.mark.parametrize(

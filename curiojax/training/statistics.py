@@ -19,11 +19,34 @@ ENTROPY_BINS = 2048
 TAU_BINS = 1000
 SHOWN_TAU_BINS = 40
 
+# Per-token metrics that are reported as their mean over the trained tokens: name there, name here.
+MEANS = {
+    "sed_k2": "sed_k2",
+    "sed_kl": "sed_kl",
+    "teacher_entropy": "teacher_entropy",
+    "entropy_increment": "entropy_increment",
+    "gated": "gated",
+    "at_floor": "at_floor",
+    "at_cap": "at_cap",
+    "tau": "tau_mean",
+    "selected": "entropy_selected",
+    "kl": "kl",
+    "kl_held": "kl_held",
+    "kl_k1": "kl_k1",
+    "kl_k3": "kl_k3",
+    "reference_nll": "reference_nll",
+    "gem_s": "gem_s",
+    "gem_q_max": "gem_q_max",
+    "ratio": "ratio_mean",
+    "clipped": "clipped",
+    "old_kl": "old_kl",
+}
+
 
 class Stats(NamedTuple):
     """Attributes:
     sums: masked sums over tokens, float32 [] each.
-    extremes: {"min": ..., "max": ...} of the token weight.
+    extremes: {"weight_min": ..., "weight_max": ..., "ratio_max": ...}, where there are such.
     entropy: {name: float32 [2, ENTROPY_BINS]}, token counts and entropy sums per bin.
     tau: float32 [TAU_BINS], token counts.
     """
@@ -62,20 +85,22 @@ def measure(
     entropy = {"entropy": _entropy_histogram(tokens["entropy"], mask, vocab_size)}
     extremes = {}
     tau = jnp.zeros((TAU_BINS,), jnp.float32)
+    for key, name in MEANS.items():
+        if key in tokens:
+            sums[name] = total(tokens[key])
     if "weight" in tokens:
         weight = tokens["weight"]
         sums["weight_mean"] = total(weight)
+        sums["weight_squared"] = total(jnp.square(weight))
         sums["weight_below_0.9"] = total(weight < 0.9)
         sums["weight_negative"] = total(weight < 0.0)
-        extremes["min"] = jnp.min(jnp.where(mask, weight, jnp.inf))
-        extremes["max"] = jnp.max(jnp.where(mask, weight, -jnp.inf))
-    for key in ("sed_k2", "teacher_entropy", "entropy_increment", "gated", "at_floor", "at_cap"):
-        if key in tokens:
-            sums[key] = total(tokens[key])
+        extremes["weight_min"] = jnp.min(jnp.where(mask, weight, jnp.inf))
+        extremes["weight_max"] = jnp.max(jnp.where(mask, weight, -jnp.inf))
+    if "ratio" in tokens:
+        extremes["ratio_max"] = jnp.max(jnp.where(mask, tokens["ratio"], -jnp.inf))
     if "teacher_entropy" in tokens:
         entropy["teacher_entropy"] = _entropy_histogram(tokens["teacher_entropy"], mask, vocab_size)
     if "tau" in tokens:
-        sums["tau_mean"] = total(tokens["tau"])
         low, high = tau_range(objective)
         tau = _counts(tokens["tau"], valid, low, high, TAU_BINS)
     return Stats(sums, extremes, entropy, tau)
@@ -84,7 +109,7 @@ def measure(
 def add(a: Stats, b: Stats) -> Stats:
     """Statistics of two disjoint sets of tokens together."""
     extremes = {
-        key: (jnp.minimum if key == "min" else jnp.maximum)(a.extremes[key], b.extremes[key])
+        key: (jnp.minimum if key.endswith("min") else jnp.maximum)(a.extremes[key], b.extremes[key])
         for key in a.extremes
     }
     plus = jax.tree.map(jnp.add, (a.sums, a.entropy, a.tau), (b.sums, b.entropy, b.tau))
@@ -95,7 +120,7 @@ def empty(like: Stats) -> Stats:
     """The neutral element of `add`, with the structure of `like` (arrays or abstract arrays)."""
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
     extremes = {
-        key: jnp.full((), jnp.inf if key == "min" else -jnp.inf, jnp.float32)
+        key: jnp.full((), jnp.inf if key.endswith("min") else -jnp.inf, jnp.float32)
         for key in like.extremes
     }
     return zeros._replace(extremes=extremes)
@@ -104,8 +129,10 @@ def empty(like: Stats) -> Stats:
 def summarize(stats: Stats, objective: Objective, vocab_size: int) -> dict[str, Any]:
     """What a step reports, on the host: means over tokens, quantiles and shares.
 
-    `*_top20` is the mean over the 20 % of the step's tokens with the highest entropy, `*_rest` over
-    the others, as in the paper's Figure 2; each model's tokens are grouped by its own entropy.
+    `weight_effective` is (sum w)^2 / (n sum w^2), the share of the tokens that would have the same
+    variance with equal weights. `*_top20` is the mean over the 20 % of the step's tokens with the
+    highest entropy, `*_rest` over the others, as in the paper's Figure 2; each model's tokens are
+    grouped by its own entropy.
     Quantiles are exact to a bin: 5e-4 for tau, log(vocab_size) / 2048 nats for the entropy bound.
     """
     on_host: Any = jax.tree.map(np.asarray, stats)
@@ -115,9 +142,10 @@ def summarize(stats: Stats, objective: Objective, vocab_size: int) -> dict[str, 
         key: float(value) / count for key, value in on_host.sums.items() if key != "tokens"
     }
     report["tokens"] = int(tokens)
-    for key, name in (("min", "weight_min"), ("max", "weight_max")):
-        if key in on_host.extremes:
-            report[name] = float(on_host.extremes[key])
+    report |= {key: float(value) for key, value in on_host.extremes.items()}
+    if "weight_squared" in report:
+        squares = report.pop("weight_squared")
+        report["weight_effective"] = report["weight_mean"] ** 2 / max(squares, 1e-30)
     for name, histogram in on_host.entropy.items():
         report[f"{name}_top20"], report[f"{name}_rest"] = _split_mean(histogram, share=0.2)
     if "tau_mean" in report:
