@@ -64,6 +64,8 @@ def run_sft(config: RunConfig, *, name: str = "training", details: bool = True) 
       ConfigError: the input is wrong; raised before anything is compiled or overwritten.
     """
     directory = run_directory(config)
+    for warning in config.objective.warnings:
+        _say(f"warning: {warning}")
     mesh = make_mesh(**config.mesh.model_dump())
 
     # ---- data and model ---------------------------------------------------------------------
