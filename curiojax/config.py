@@ -1,7 +1,8 @@
 """The whole run as one tree of frozen models. Defaults are the paper's values.
 
 A run is described by `preset < YAML file < key=value overrides`; whatever is left unsaid keeps the
-default below. Everything is validated before anything is compiled, downloaded or written, and the
+default below. A file may start with `extends: other.yaml`, a path beside it, and say only what
+differs. Everything is validated before anything is compiled, downloaded or written, and the
 resolved tree is saved with the run.
 """
 
@@ -287,7 +288,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
       ConfigError: unreadable file, malformed override, unknown key (with the nearest valid one) or
         invalid value.
     """
-    values = {} if path is None else read_yaml(path)
+    values = {} if path is None else read_config(path)
     if isinstance(values.get("objective"), dict):
         values["objective"] = {"name": "curio", **values["objective"]}
     # The overrides are one tree before they meet the file, so that their order does not matter.
@@ -302,6 +303,24 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
             value = text
         said = merge(said, _nest(key.strip().split("."), value))
     return parse_config(merge(values, said))
+
+
+def read_config(path: str | Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Reads a YAML file laid over the one that its `extends` names, if it does.
+
+    Raises:
+      ConfigError: an unreadable file, or one that extends itself.
+    """
+    values = read_yaml(path)
+    parent = values.pop("extends", None)
+    if parent is None:
+        return values
+    if not isinstance(parent, str):
+        raise ConfigError(f"extends: must be the path of a config file (it is {parent!r})")
+    path, below = Path(path), (*below, Path(path).resolve())
+    if (path.parent / parent).resolve() in below:
+        raise ConfigError(f"extends: {path} extends itself through {parent}")
+    return merge(read_config(path.parent / parent, below), values)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -143,6 +143,43 @@ def test_files_that_are_not_configs(tmp_path):
         load_config(tmp_path / "broken.yaml")
 
 
+def test_a_file_extends_another(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "base.yaml").write_text(
+        "steps: 5\nepochs: null\nobjective: {name: curio, alpha: 2}"
+    )
+    file = tmp_path / "sub" / "gem.yaml"
+    file.write_text("extends: ../base.yaml\nobjective: {name: gem, beta: 0.5}\n")
+    config = load_config(file, ["seed=3"])
+    assert config.objective == Gem(beta=0.5) and (config.steps, config.seed) == (5, 3)
+    assert parse_config(yaml.safe_load(to_yaml(config))) == config
+    (tmp_path / "base.yaml").write_text("extends: sub/gem.yaml")
+    with pytest.raises(ConfigError, match="extends itself"):
+        load_config(file)
+    file.write_text("extends: missing.yaml")
+    with pytest.raises(ConfigError, match="no such config file"):
+        load_config(file)
+    file.write_text("extends: [a]")
+    with pytest.raises(ConfigError, match="extends: must be the path"):
+        load_config(file)
+
+
+def test_the_baselines_differ_in_nothing_but_the_objective():
+    """One base, one objective each, no two alike."""
+    root = Path(__file__).parents[1] / "configs"
+    base = load_config(root / "qwen2.5-math-7b" / "sft.yaml")
+    files = sorted([*(root / "baselines").glob("*.yaml"), *(root / "beyond").glob("*.yaml")])
+    assert len(files) >= 11
+    objectives = []
+    for file in files:
+        config = load_config(file)
+        objectives.append(config.objective)
+        same = {"objective": base.objective, "output_dir": base.output_dir}
+        assert config.model_copy(update=same) == base, file.name
+        assert config.output_dir.endswith(file.stem)
+    assert len(set(objectives)) == len(files)
+
+
 def test_parse_objective():
     assert parse_objective({"name": "curio", "alpha": 0.5}) == Curio(alpha=0.5)
     assert parse_objective({"name": "sft"}) == Sft()
