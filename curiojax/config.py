@@ -80,6 +80,9 @@ class Data(Section):
       row_length: tokens per row; null: prompt + response maximum.
       workers: processes that tokenise; 0 uses threads.
       cache_dir: where tokenised data is kept; null: $CURIOJAX_CACHE or ~/.cache/curiojax.
+      suppressed_path: wrong samples that are unlearnt beside `path`, for `objective.name: oxa`; in
+        the same format and under the same limits.
+      suppressed_per_step: how many of them per update; null: `sequences_per_step`.
     """
 
     path: str | None = None
@@ -94,6 +97,8 @@ class Data(Section):
     row_length: int | None = Field(default=None, gt=0)
     workers: int = Field(default=0, ge=0)
     cache_dir: str | None = None
+    suppressed_path: str | None = None
+    suppressed_per_step: int | None = Field(default=None, gt=0)
 
 
 class Loss(Section):
@@ -101,13 +106,16 @@ class Loss(Section):
 
     Attributes:
       chunk_tokens: tokens whose logits are held at once, per device.
-      normalizer: `global_token_mean`, one division by the step's number of trained tokens; or
+      normalizer: `global_token_mean`, one division by the step's number of trained tokens;
         `pair_token_mean`, the released code's mean over pairs of records of their token means,
-        which gives tokens of short records a larger weight.
+        which gives tokens of short records a larger weight; or `sequence_token_mean`, the mean over
+        records of their token means (the default of `objective.name: oxa`, as released).
     """
 
     chunk_tokens: int = Field(default=1024, gt=0)
-    normalizer: Literal["global_token_mean", "pair_token_mean"] = "global_token_mean"
+    normalizer: Literal["global_token_mean", "pair_token_mean", "sequence_token_mean"] = (
+        "global_token_mean"
+    )
 
 
 class Teacher(Section):
@@ -238,10 +246,18 @@ class RunConfig(Section):
             values["epochs"] = None
         if isinstance(values.get("objective"), Mapping):
             values["objective"] = {"name": "curio", **values["objective"]}
+            loss = values.get("loss", {})
+            if values["objective"]["name"] == "oxa" and isinstance(loss, Mapping):
+                values["loss"] = {"normalizer": "sequence_token_mean", **loss}
         return values
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
+        if self.data.suppressed_path is not None and not self.objective.needs_suppressed:
+            raise ValueError(
+                f"data.suppressed_path: objective {self.objective.name} has no use for wrong "
+                "samples; remove it, or set objective.name=oxa (with ul_weight above 0)"
+            )
         if self.epochs is None and self.steps is None:
             raise ValueError("epochs and steps are both null; set one of them")
         if self.model.attention == "cudnn" and self.data.packing:

@@ -30,6 +30,11 @@ class Objective(BaseModel):
         return False
 
     @property
+    def needs_suppressed(self) -> bool:
+        """Whether a second data set, of sequences to unlearn, has to be given."""
+        return False
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What is allowed but hardly meant, one sentence each."""
         return ()
@@ -230,11 +235,15 @@ class Oxa(Objective):
     """OXA (arXiv 2603.16206): cross-entropy on promoted, unlikelihood on suppressed sequences.
 
     Attributes:
-      ul_weight: weight of the unlikelihood -log(1 - p).
+      ul_weight: weight of the unlikelihood -log(1 - p); 0 trains on the promoted data alone.
     """
 
     name: Literal["oxa"] = "oxa"
     ul_weight: float = Field(default=1e-4, ge=0)
+
+    @property
+    def needs_suppressed(self) -> bool:
+        return self.ul_weight > 0
 
 
 Supervised = Sft | Curio | Entropy | Kl | Gem | Dft | Psft | Oxa

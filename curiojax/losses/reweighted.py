@@ -90,6 +90,8 @@ def oxa_loss(objective: Oxa, tokens: Tokens) -> tuple[jax.Array, Metrics]:
 
     1 - p is kept above 1e-6, as released: there the gradient ends.
     """
+    if tokens.suppressed is None and not objective.needs_suppressed:
+        return -tokens.log_prob, {}
     if tokens.suppressed is None:
         raise ValueError("oxa: needs suppressed, which says of each token whether to unlearn it")
     suppressed = tokens.suppressed.astype(bool)

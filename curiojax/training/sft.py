@@ -272,6 +272,11 @@ def initial_state(recipe: Recipe) -> TrainState:
 
 def build_data(config: RunConfig, tokenizer: Any) -> SupervisedData:
     require(config.data.path, "data.path")
+    if config.objective.needs_suppressed and config.data.suppressed_path is None:
+        raise ConfigError(
+            f"data.suppressed_path: missing; objective {config.objective.name} unlearns wrong "
+            "samples, so give a data file of them (or set objective.ul_weight=0)"
+        )
     data = build_dataset(
         config.data,
         tokenizer,
@@ -283,6 +288,8 @@ def build_data(config: RunConfig, tokenizer: Any) -> SupervisedData:
     )
     if data.drops:
         progress.print_pairs("records dropped", data.drops)
+    if data.suppressed is not None and data.suppressed.drops:
+        progress.print_pairs("suppressed records dropped", data.suppressed.drops)
     for warning in data.warnings:
         _say(f"warning: {warning}")
     return data

@@ -41,6 +41,12 @@ MEANS = {
     "clipped": "clipped",
     "old_kl": "old_kl",
 }
+# The same over the tokens that are to be unlearnt.
+SUPPRESSED_MEANS = {
+    "unlikelihood": "unlikelihood",
+    "suppressed_prob": "suppressed_prob",
+    "entropy": "suppressed_entropy",
+}
 
 
 class Stats(NamedTuple):
@@ -72,16 +78,24 @@ def measure(
     Args:
       objective: decides which quantities exist.
       tokens: per-token metrics of `curiojax.losses`, float32 [B, T] each.
-      mask: bool [B, T], the trained tokens.
+      mask: bool [B, T], the trained tokens. Of those that are `suppressed`, only what is called so
+        is measured, and their unlikelihood.
       vocab_size: bounds the entropy histogram at log(vocab_size).
     """
+    suppressed = {}
+    if "suppressed" in tokens:
+        wrong = mask & (tokens["suppressed"] > 0)
+        mask = mask & (tokens["suppressed"] == 0)
+        suppressed["suppressed_tokens"] = jnp.sum(wrong.astype(jnp.float32))
+        for key, name in SUPPRESSED_MEANS.items():
+            suppressed[name] = jnp.sum(jnp.where(wrong, tokens[key], 0.0))
     valid = mask.astype(jnp.float32)
 
     def total(x):
         return jnp.sum(jnp.where(mask, x.astype(jnp.float32), 0.0))
 
     sums = {"tokens": jnp.sum(valid), "sft_nll": -total(tokens["log_prob"])}
-    sums["entropy"] = total(tokens["entropy"])
+    sums |= {"entropy": total(tokens["entropy"]), **suppressed}
     entropy = {"entropy": _entropy_histogram(tokens["entropy"], mask, vocab_size)}
     extremes = {}
     tau = jnp.zeros((TAU_BINS,), jnp.float32)
@@ -138,10 +152,14 @@ def summarize(stats: Stats, objective: Objective, vocab_size: int) -> dict[str, 
     on_host: Any = jax.tree.map(np.asarray, stats)
     tokens = float(on_host.sums["tokens"])
     count = max(tokens, 1.0)
+    wrong = float(on_host.sums.get("suppressed_tokens", 0.0))
     report: dict[str, Any] = {
-        key: float(value) / count for key, value in on_host.sums.items() if key != "tokens"
+        key: float(value) / (max(wrong, 1.0) if key in SUPPRESSED_MEANS.values() else count)
+        for key, value in on_host.sums.items()
     }
     report["tokens"] = int(tokens)
+    if "suppressed_tokens" in report:
+        report["suppressed_tokens"] = int(wrong)
     report |= {key: float(value) for key, value in on_host.extremes.items()}
     if "weight_squared" in report:
         squares = report.pop("weight_squared")

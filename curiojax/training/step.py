@@ -59,7 +59,7 @@ class Sums(NamedTuple):
     Attributes:
       grads: gradient of the summed loss, float32, shaped and sharded like the parameters.
       loss: summed loss, float32 [].
-      weight: summed loss mask, float32 [].
+      weight: summed loss mask of the tokens that are learnt (not of those to unlearn), float32 [].
       stats: see `curiojax.training.statistics`.
     """
 
@@ -115,12 +115,19 @@ class Recipe:
     def abstract_state(self) -> TrainState:
         return abstract_state(self.model, self.optimizer, self.teacher, self.mesh)
 
+    @property
+    def batch_dtypes(self) -> dict[str, Any]:
+        """The arrays of a micro-batch."""
+        if not self.config.objective.needs_suppressed:
+            return BATCH_DTYPES
+        return {**BATCH_DTYPES, "suppressed": jnp.float32}
+
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         shape = (self.config.rows_per_microbatch, self.config.row_length)
         sharding = named_sharding(self.mesh, ("batch", "length"))
         return {
             name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-            for name, dtype in BATCH_DTYPES.items()
+            for name, dtype in self.batch_dtypes.items()
         }
 
 
@@ -203,6 +210,8 @@ def summed_loss(
     if recipe.selection and "selected" not in targets:
         found = lm_head.entropy_pass(head, hidden, mask, **_chunks(recipe))
         (targets["selected"],) = select(recipe.selection.top_fraction, [found], [mask])
+    if "suppressed" in batch:
+        targets["suppressed"] = batch["suppressed"]
     teacher = None
     if "teacher_hidden" in targets:
         theirs: jax.Array = targets.pop("teacher_hidden")
@@ -235,7 +244,8 @@ def measure_microbatch(
     stats.sums["positions"] = jnp.sum((batch["segment_ids"] > 0).astype(jnp.float32))
     stats.sums["slots"] = jnp.asarray(mask.size, jnp.float32)
     grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
-    return Sums(grads, loss, jnp.sum(mask), stats)
+    learnt = mask * (1 - batch["suppressed"]) if "suppressed" in batch else mask
+    return Sums(grads, loss, jnp.sum(learnt), stats)
 
 
 def add_sums(a: Sums, b: Sums) -> Sums:

@@ -11,7 +11,6 @@ from curiojax.data.pipeline import SupervisedData
 from curiojax.sharding import named_sharding
 from curiojax.training.state import TrainState
 from curiojax.training.step import (
-    BATCH_DTYPES,
     Recipe,
     summed_loss,
     teacher_head,
@@ -43,7 +42,7 @@ def token_view(
     rows = recipe.config.rows_per_microbatch
     arrays = {
         name: np.zeros((rows, recipe.config.row_length), np.dtype(dtype))
-        for name, dtype in BATCH_DTYPES.items()
+        for name, dtype in recipe.batch_dtypes.items()
     }
     length = len(ids) - 1
     arrays["tokens"][0, :length] = ids[:-1]
