@@ -1,7 +1,8 @@
 """The whole run as one tree of frozen models. Defaults are the paper's values.
 
 A run is described by `preset < YAML file < key=value overrides`; whatever is left unsaid keeps the
-default below. Everything is validated before anything is compiled, downloaded or written, and the
+default below. A file may start with `extends: other.yaml`, a path beside it, and say only what
+differs. Everything is validated before anything is compiled, downloaded or written, and the
 resolved tree is saved with the run.
 """
 
@@ -104,6 +105,9 @@ class Data(Section):
       row_length: tokens per row; null: prompt + response maximum.
       workers: processes that tokenise; 0 uses threads.
       cache_dir: where tokenised data is kept; null: $CURIOJAX_CACHE or ~/.cache/curiojax.
+      suppressed_path: wrong samples that are unlearnt beside `path`, for `objective.name: oxa`; in
+        the same format and under the same limits.
+      suppressed_per_step: how many of them per update; null: `sequences_per_step`.
     """
 
     path: str | None = None
@@ -118,6 +122,8 @@ class Data(Section):
     row_length: int | None = Field(default=None, gt=0)
     workers: int = Field(default=0, ge=0)
     cache_dir: str | None = None
+    suppressed_path: str | None = None
+    suppressed_per_step: int | None = Field(default=None, gt=0)
 
 
 class Loss(Section):
@@ -125,13 +131,16 @@ class Loss(Section):
 
     Attributes:
       chunk_tokens: tokens whose logits are held at once, per device.
-      normalizer: `global_token_mean`, one division by the step's number of trained tokens; or
+      normalizer: `global_token_mean`, one division by the step's number of trained tokens;
         `pair_token_mean`, the released code's mean over pairs of records of their token means,
-        which gives tokens of short records a larger weight.
+        which gives tokens of short records a larger weight; or `sequence_token_mean`, the mean over
+        records of their token means (the default of `objective.name: oxa`, as released).
     """
 
     chunk_tokens: int = Field(default=1024, gt=0)
-    normalizer: Literal["global_token_mean", "pair_token_mean"] = "global_token_mean"
+    normalizer: Literal["global_token_mean", "pair_token_mean", "sequence_token_mean"] = (
+        "global_token_mean"
+    )
 
 
 class Teacher(Section):
@@ -284,12 +293,20 @@ class RunConfig(Section):
         values = {k: {} if v is None and k in SECTIONS else v for k, v in values.items()}
         if isinstance(values.get("objective"), Mapping):
             values["objective"] = {"name": "curio", **values["objective"]}
+            loss = values.get("loss", {})
+            if values["objective"]["name"] == "oxa" and isinstance(loss, Mapping):
+                values["loss"] = {"normalizer": "sequence_token_mean", **loss}
         return values
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
         if bool(self.compare) != (self.world is not None):
             raise ValueError("world and compare belong together; set both, or neither")
+        if self.data.suppressed_path is not None and not self.objective.needs_suppressed:
+            raise ValueError(
+                f"data.suppressed_path: objective {self.objective.name} has no use for wrong "
+                "samples; remove it, or set objective.name=oxa (with ul_weight above 0)"
+            )
         if self.epochs is None and self.steps is None:
             raise ValueError("epochs and steps are both null; set one of them")
         if self.model.attention == "cudnn" and self.data.packing:
@@ -336,7 +353,11 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
       ConfigError: unreadable file, malformed override, unknown key (with the nearest valid one) or
         invalid value.
     """
-    values = {} if path is None else read_yaml(path)
+    values = {} if path is None else read_config(path)
+    if isinstance(values.get("objective"), dict):
+        values["objective"] = {"name": "curio", **values["objective"]}
+    # The overrides are one tree before they meet the file, so that their order does not matter.
+    said: dict[str, Any] = {}
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key:
@@ -345,8 +366,26 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
             value = yaml.safe_load(text)
         except yaml.YAMLError:
             value = text
-        values = merge(values, _nest(key.strip().split("."), value))
-    return parse_config(values)
+        said = merge(said, _nest(key.strip().split("."), value))
+    return parse_config(merge(values, said))
+
+
+def read_config(path: str | Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Reads a YAML file laid over the one that its `extends` names, if it does.
+
+    Raises:
+      ConfigError: an unreadable file, or one that extends itself.
+    """
+    values = read_yaml(path)
+    parent = values.pop("extends", None)
+    if parent is None:
+        return values
+    if not isinstance(parent, str):
+        raise ConfigError(f"extends: must be the path of a config file (it is {parent!r})")
+    path, below = Path(path), (*below, Path(path).resolve())
+    if (path.parent / parent).resolve() in below:
+        raise ConfigError(f"extends: {path} extends itself through {parent}")
+    return merge(read_config(path.parent / parent, below), values)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -413,11 +452,16 @@ def _explain(error: ValidationError, prefix: str = "") -> ConfigError:
     location = [str(part) for part in problem["loc"]]
     path = ([prefix] if prefix else []) + location
     # The discriminator of the objective union shows up in the location; it is no key of the file.
+    name = "curio"
     if path[:1] == ["objective"] and len(path) > 1 and path[1] in OBJECTIVES:
-        path.pop(1)
+        name = path.pop(1)
     field = ".".join(path)
     if problem["type"] == "extra_forbidden":
-        valid = valid_keys()
+        valid = valid_keys(objective=name)
+        if path[0] == "objective":
+            own = [key for key in valid if key.startswith("objective.")]
+            if not difflib.get_close_matches(field, own, n=1, cutoff=0.85):
+                return ConfigError(f"{field}: unknown key; {name} has {', '.join(own)}")
         leaves = {key.rsplit(".", 1)[-1]: key for key in reversed(valid)} | ALIASES
         near = difflib.get_close_matches(field, valid, n=1, cutoff=0.6) or [
             leaves[leaf] for leaf in difflib.get_close_matches(path[-1], leaves, n=1, cutoff=0.0)
@@ -433,14 +477,15 @@ def _explain(error: ValidationError, prefix: str = "") -> ConfigError:
     return ConfigError(f"{field}: {message}{shown}" if field else message)
 
 
-def valid_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
-    """All dotted keys of the config, in the order of the file."""
+def valid_keys(
+    model: type[BaseModel] = RunConfig, prefix: str = "", *, objective: str = "curio"
+) -> list[str]:
+    """All dotted keys of a config with this objective, in the order of the file."""
     keys: list[str] = []
     for name, field in model.model_fields.items():
         keys.append(prefix + name)
         if name == "objective":
-            fields = {key for member in OBJECTIVES.values() for key in member.model_fields}
-            keys += [f"objective.{key}" for key in sorted(fields)]
+            keys += [f"objective.{key}" for key in OBJECTIVES[objective].model_fields]
         inner = [t for t in _types(field.annotation) if issubclass(t, Section)]
         for section in inner:
             keys += valid_keys(section, f"{prefix}{name}.")

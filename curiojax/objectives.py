@@ -7,7 +7,7 @@ they serve as static arguments of jitted functions.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -19,8 +19,25 @@ class Objective(BaseModel):
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether a second set of weights (the teacher) has to be kept and run."""
+        """Whether a second set of weights has to be kept and run: a teacher that follows the
+        student, an earlier student, or the base model."""
         return False
+
+    @property
+    def needs_teacher_logits(self) -> bool:
+        """Whether the loss compares with that model's whole distribution, so that its logits are
+        formed beside the student's; otherwise a few numbers per token are enough."""
+        return False
+
+    @property
+    def needs_suppressed(self) -> bool:
+        """Whether a second data set, of sequences to unlearn, has to be given."""
+        return False
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is allowed but hardly meant, one sentence each."""
+        return ()
 
 
 class Sft(Objective):
@@ -65,6 +82,7 @@ class Curio(Objective):
     gate_entropy: float | None = Field(default=0.03, ge=0)
     fixed_tau: float | None = Field(default=None, ge=1)
     teacher: Literal["ema", "self"] = "ema"
+    divergence: Literal["expert_k2", "forward_kl", "reverse_kl"] = "expert_k2"
 
     @model_validator(mode="before")
     @classmethod
@@ -88,6 +106,149 @@ class Curio(Objective):
     def needs_teacher(self) -> bool:
         return self.teacher == "ema" and self.alpha > 0
 
+    @property
+    def needs_teacher_logits(self) -> bool:
+        return self.needs_teacher and self.divergence != "expert_k2"
 
-OBJECTIVES: dict[str, type[Objective]] = {"sft": Sft, "curio": Curio}
-AnyObjective = Annotated[Sft | Curio, Field(discriminator="name")]
+
+class Entropy(Objective):
+    """Cross-entropy minus `coef` times the student's entropy (paper, Eq. 2).
+
+    The entropy is that of the whole vocabulary at temperature 1, and the gradient flows through it.
+
+    Attributes:
+      coef: weight of the entropy. The paper finds 0.06 reasonable and calls 0.08 and more an
+        explosion.
+      top_fraction: only this share of the tokens, those with the highest entropy, gets the bonus;
+        the rest of the loss is unchanged and nothing is rescaled. 0.2 is the last row of the
+        paper's Table 1, whose code is not public.
+      scope: among which tokens that share is taken: those of the whole optimiser step (`batch`,
+        which costs a forward pass more) or of each micro-batch, which makes the result depend on
+        `rows_per_microbatch`.
+    """
+
+    name: Literal["entropy"] = "entropy"
+    coef: float = Field(default=0.06, ge=0)
+    top_fraction: float = Field(default=1.0, gt=0, le=1)
+    scope: Literal["batch", "microbatch"] = "batch"
+
+    @property
+    def selects_tokens(self) -> bool:
+        """Whether the tokens with the bonus have to be found before the loss is taken."""
+        return self.top_fraction < 1 and self.coef > 0
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        if self.coef < 0.08:
+            return ()
+        return (
+            f"objective.coef: at {self.coef} the paper reports exploding entropy (it uses 0.06)",
+        )
+
+
+class Kl(Objective):
+    """Cross-entropy plus `coef` times a divergence from the frozen base model.
+
+    Attributes:
+      coef: weight of the divergence.
+      estimator: with d = log student - log base of the expert token: `k1` = d, `k2` = d^2 / 2,
+        `k3` = exp(-d) - 1 + d; or the divergence over the whole vocabulary, `reverse_full`
+        (student to base) or `forward_full` (base to student).
+      min_base_prob: above 0, only tokens to which the base itself gives at least this probability
+        are held; it is how a format that the base does not know stays learnable.
+      exempt_tokens: ids of expert tokens that are never held.
+    """
+
+    name: Literal["kl"] = "kl"
+    coef: float = Field(default=0.1, ge=0)
+    estimator: Literal["k1", "k2", "k3", "reverse_full", "forward_full"] = "k3"
+    min_base_prob: float = Field(default=0.0, ge=0, le=1)
+    exempt_tokens: tuple[Annotated[int, Field(ge=0)], ...] = ()
+
+    @property
+    def needs_teacher(self) -> bool:
+        return self.coef > 0
+
+    @property
+    def needs_teacher_logits(self) -> bool:
+        return self.needs_teacher and self.estimator in ("reverse_full", "forward_full")
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        if self.estimator != "k1":
+            return ()
+        return (
+            "objective.estimator: as a loss k1 only scales the cross-entropy by 1 + coef; "
+            "its gradient does not know the base model",
+        )
+
+
+class Gem(Objective):
+    """GEM (arXiv 2408.16673), which keeps the student near its own sharpened distribution.
+
+    Attributes:
+      beta: temperature of that distribution; near 1 is cross-entropy, near 0 more diversity.
+      h: `logsigmoid`, as in GEM's scripts (its gradient is about half as long), or `linear`.
+    """
+
+    name: Literal["gem"] = "gem"
+    beta: float = Field(default=0.7, gt=0)
+    h: Literal["logsigmoid", "linear"] = "logsigmoid"
+
+
+class Dft(Objective):
+    """DFT (arXiv 2508.05629): cross-entropy times the token's own probability, a constant."""
+
+    name: Literal["dft"] = "dft"
+
+
+class Psft(Objective):
+    """Proximal SFT (arXiv 2508.17784): PPO's clipped ratio with advantage 1 on every expert token.
+
+    Attributes:
+      clip_low, clip_high: the ratio is clipped to [1 - clip_low, 1 + clip_high]. With a positive
+        advantage the lower end never acts.
+      updates_per_snapshot: optimiser updates for which the old policy stays the same. The ratio of
+        the first is 1, so with 1 this is plain SFT.
+    """
+
+    name: Literal["psft"] = "psft"
+    clip_low: float = Field(default=0.2, gt=0, le=1)
+    clip_high: float = Field(default=0.28, gt=0)
+    updates_per_snapshot: int = Field(default=8, ge=1)
+
+    @property
+    def needs_teacher(self) -> bool:
+        return self.updates_per_snapshot > 1
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        if self.updates_per_snapshot > 1:
+            return ()
+        return (
+            "objective.updates_per_snapshot: with 1 the probability ratio is always 1 and this is "
+            "plain SFT",
+        )
+
+
+class Oxa(Objective):
+    """OXA (arXiv 2603.16206): cross-entropy on promoted, unlikelihood on suppressed sequences.
+
+    Attributes:
+      ul_weight: weight of the unlikelihood -log(1 - p); 0 trains on the promoted data alone.
+    """
+
+    name: Literal["oxa"] = "oxa"
+    ul_weight: float = Field(default=1e-4, ge=0)
+
+    @property
+    def needs_suppressed(self) -> bool:
+        return self.ul_weight > 0
+
+
+Supervised = Sft | Curio | Entropy | Kl | Gem | Dft | Psft | Oxa
+AnyObjective = Annotated[Supervised, Field(discriminator="name")]
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    model.model_fields["name"].default: model for model in get_args(Supervised)
+}

@@ -7,7 +7,7 @@ import yaml
 
 from curiojax.config import load_config, parse_config, parse_objective, to_yaml
 from curiojax.errors import ConfigError
-from curiojax.objectives import Curio, Sft
+from curiojax.objectives import OBJECTIVES, Curio, Entropy, Gem, Kl, Psft, Sft
 
 CONFIGS = sorted(Path(__file__).parents[1].glob("configs/**/*.yaml"))
 
@@ -78,6 +78,12 @@ def test_another_objective_in_an_override_replaces_the_files(tmp_path):
     file.write_text("objective: {name: curio, alpha: 2}\n")
     assert load_config(file, ["objective.name=sft"]).objective == Sft()
     assert load_config(file, ["objective.top_k=64"]).objective == Curio(alpha=2, top_k=64)
+    # In any order, and also where the file leaves the default name unsaid.
+    for overrides in (["objective.name=gem", "objective.beta=0.5"],) * 2:
+        overrides.reverse()
+        assert load_config(file, overrides).objective == Gem(beta=0.5)
+    file.write_text("objective: {alpha: 2}\n")
+    assert load_config(file, ["objective.name=sft"]).objective == Sft()
 
 
 @pytest.mark.parametrize(
@@ -94,6 +100,13 @@ def test_another_objective_in_an_override_replaces_the_files(tmp_path):
         ("model.remat=part", ["model.remat", "dots"]),
         ("model.attention=cudnn", ["model.attention", "data.packing"]),
         ("objective.tau_max=1.05", ["objective", "tau_min", "tau_max"]),
+        ("objective={name: gem, beta: 0}", ["objective.beta", "greater than 0"]),
+        ("objective={name: gem, alpha: 1}", ["objective.alpha", "objective.beta"]),
+        ("objective={name: entropy, top_fraction: 2}", ["objective.top_fraction", "1"]),
+        ("objective={name: kl, estimator: k4}", ["objective.estimator", "forward_full"]),
+        ("objective={name: kl, exempt_tokens: [-1]}", ["objective.exempt_tokens"]),
+        ("objective={name: psft, updates_per_snapshot: 0}", ["objective.updates_per_snapshot"]),
+        ("objective.divergence=js", ["objective.divergence", "reverse_kl"]),
         ("nonsense", ["nonsense", "key=value"]),
     ],
 )
@@ -130,10 +143,53 @@ def test_files_that_are_not_configs(tmp_path):
         load_config(tmp_path / "broken.yaml")
 
 
+def test_a_file_extends_another(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "base.yaml").write_text(
+        "steps: 5\nepochs: null\nobjective: {name: curio, alpha: 2}"
+    )
+    file = tmp_path / "sub" / "gem.yaml"
+    file.write_text("extends: ../base.yaml\nobjective: {name: gem, beta: 0.5}\n")
+    config = load_config(file, ["seed=3"])
+    assert config.objective == Gem(beta=0.5) and (config.steps, config.seed) == (5, 3)
+    assert parse_config(yaml.safe_load(to_yaml(config))) == config
+    (tmp_path / "base.yaml").write_text("extends: sub/gem.yaml")
+    with pytest.raises(ConfigError, match="extends itself"):
+        load_config(file)
+    file.write_text("extends: missing.yaml")
+    with pytest.raises(ConfigError, match="no such config file"):
+        load_config(file)
+    file.write_text("extends: [a]")
+    with pytest.raises(ConfigError, match="extends: must be the path"):
+        load_config(file)
+
+
+def test_the_baselines_differ_in_nothing_but_the_objective():
+    """One base, one objective each, no two alike."""
+    root = Path(__file__).parents[1] / "configs"
+    base = load_config(root / "qwen2.5-math-7b" / "sft.yaml")
+    files = sorted([*(root / "baselines").glob("*.yaml"), *(root / "beyond").glob("*.yaml")])
+    assert len(files) >= 11
+    objectives = []
+    for file in files:
+        config = load_config(file)
+        objectives.append(config.objective)
+        same = {"objective": base.objective, "output_dir": base.output_dir}
+        assert config.model_copy(update=same) == base, file.name
+        assert config.output_dir.endswith(file.stem)
+    assert len(set(objectives)) == len(files)
+
+
 def test_parse_objective():
     assert parse_objective({"name": "curio", "alpha": 0.5}) == Curio(alpha=0.5)
     assert parse_objective({"name": "sft"}) == Sft()
-    with pytest.raises(ConfigError, match=r"objective\.beta"):
+    assert parse_objective({"name": "gem"}) == Gem(beta=0.7, h="logsigmoid")
+    assert parse_objective({"name": "entropy"}) == Entropy(
+        coef=0.06, top_fraction=1.0, scope="batch"
+    )
+    base = {"name": "kl", "estimator": "forward_full", "exempt_tokens": [5, 7]}
+    assert parse_objective(base).exempt_tokens == (5, 7)
+    with pytest.raises(ConfigError, match=r"objective\.beta: unknown key"):
         parse_objective({"name": "curio", "beta": 1})
 
 
@@ -170,3 +226,33 @@ def test_an_empty_section_is_its_defaults(tmp_path):
 def test_real_configs_take_steps_for_a_smoke_test():
     path = next(path for path in CONFIGS if "qwen2.5" in str(path))
     assert load_config(path, ["steps=10"]).steps == 10
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_is_one_name_away(name, tmp_path):
+    config = load_config(None, [f"objective.name={name}"])
+    assert config.objective == OBJECTIVES[name]() == parse_objective({"name": name})
+    assert parse_config(yaml.safe_load(to_yaml(config))) == config
+    hash(config.objective)
+    # Presets are about CurioSFT and leave the others alone.
+    for preset in ("paper", "released"):
+        set_by = load_config(None, [f"preset={preset}", f"objective.name={name}"])
+        assert name == "curio" or set_by.objective == config.objective
+
+
+def test_only_what_needs_a_second_model_keeps_one():
+    needs = {name for name, model in OBJECTIVES.items() if model().needs_teacher}
+    assert needs == {"curio", "kl", "psft"}
+    for without in (Kl(coef=0), Psft(updates_per_snapshot=1), Curio(alpha=0)):
+        assert not without.needs_teacher
+    logits = Kl(estimator="forward_full"), Curio(divergence="forward_kl")
+    assert all(o.needs_teacher_logits for o in logits)
+    assert not any(model().needs_teacher_logits for model in OBJECTIVES.values())
+    assert not Curio(divergence="forward_kl", teacher="self").needs_teacher_logits
+
+
+def test_warnings_of_objectives():
+    assert not any(model().warnings for model in OBJECTIVES.values())
+    for objective in (Psft(updates_per_snapshot=1), Kl(estimator="k1"), Entropy(coef=0.1)):
+        (warning,) = objective.warnings
+        assert warning.startswith("objective.")

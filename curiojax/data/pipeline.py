@@ -43,6 +43,7 @@ class SupervisedData:
       num_rows: rows of the source, dropped ones included.
       lengths, prompt_lengths, response_lengths: tokens per record, int64 [num_examples].
       fingerprint: hash of the token ids; with the seed it decides every batch.
+      suppressed: a second set of records, to be unlearnt, some of which join every step; or None.
     """
 
     def __init__(
@@ -56,8 +57,10 @@ class SupervisedData:
         packing: bool = True,
         normalizer: str = "global_token_mean",
         max_response_tokens: int = 0,
+        suppressed: SupervisedData | None = None,
     ):
         self._store = tokens
+        self.suppressed = suppressed
         self._seed = seed
         self._rows = rows_per_microbatch
         self._packing = packing
@@ -73,6 +76,9 @@ class SupervisedData:
         self.format: str = tokens.meta["format"]
         self.num_rows: int = tokens.meta["num_rows"]
         self.fingerprint: str = tokens.meta["fingerprint"]
+        if suppressed is not None:
+            both = self.fingerprint + suppressed.fingerprint
+            self.fingerprint = hashlib.sha256(both.encode()).hexdigest()
         counts = tokens.meta["counts"]
         self.truncated: int = counts["truncated"]
         self.warnings = encoding.warnings(counts, self.num_examples, max_response_tokens)
@@ -125,8 +131,22 @@ class SupervisedData:
           record, int32; `segment_ids` count the records of a row from 1, 0 is padding, int32;
           `loss_mask` is 1 where the label belongs to a response, its end-of-sequence token
           included, times the token's weight (see `weights`), float32. M depends on how many rows
-          the records of the step need.
+          the records of the step need. With suppressed records also `suppressed`, float32: 1 in
+          the micro-batches that hold nothing else. Their loss mask is scaled to the sum of the
+          others', so that one division by that sum makes two means of the two sums.
         """
+        promoted = self._own_batch(step)
+        if self.suppressed is None:
+            return promoted
+        other = self.suppressed.batch(step)
+        mask = other["loss_mask"].astype(np.float64)
+        ratio = promoted["loss_mask"].sum(dtype=np.float64) / mask.sum()
+        other["loss_mask"] = (mask * ratio).astype(np.float32)
+        promoted["suppressed"] = np.zeros_like(promoted["loss_mask"])
+        other["suppressed"] = np.ones_like(other["loss_mask"])
+        return {name: np.concatenate([promoted[name], other[name]]) for name in promoted}
+
+    def _own_batch(self, step: int) -> Batch:
         chosen, layout, weights = self.indices(step), self.layout(step), self.weights(step)
         num_microbatches = -(-len(layout) // self._rows)
         shape = (num_microbatches * self._rows, self.row_length)
@@ -194,7 +214,8 @@ def build_dataset(
       seed: of the order of the records.
       sequences_per_step: records per optimiser step.
       rows_per_microbatch: rows per forward pass.
-      normalizer: `global_token_mean` or `pair_token_mean`; see `SupervisedData.weights`.
+      normalizer: `global_token_mean`, `pair_token_mean` or `sequence_token_mean`; see
+        `SupervisedData.weights`.
       cache_dir: where token ids are kept; default: `data_config.cache_dir`, then
         `$CURIOJAX_CACHE/data`, then `~/.cache/curiojax/data`.
       progress: called with (records done, records in total) while tokenising.
@@ -213,31 +234,47 @@ def build_dataset(
         data_config.overlong,
     )
     encoder.check()
+    wrong = getattr(data_config, "suppressed_path", None)
     row_length = data_config.row_length or (
         data_config.max_prompt_tokens + data_config.max_response_tokens
     )
     folder = cache_dir or getattr(data_config, "cache_dir", None) or records.default_cache_dir()
-    tokens = _tokens(data_config, encoder, Path(folder), progress)
-    _check(tokens, sequences_per_step, row_length)
-    return SupervisedData(
-        tokens,
-        seed=seed,
-        sequences_per_step=sequences_per_step,
-        rows_per_microbatch=rows_per_microbatch,
-        row_length=row_length,
-        packing=data_config.packing,
-        normalizer=normalizer,
-        max_response_tokens=data_config.max_response_tokens,
-    )
+
+    def planned(path: str, count: int, fields: tuple[str, str], **more: Any) -> SupervisedData:
+        limit = getattr(data_config, "limit", None) if path == data_config.path else None
+        tokens = _tokens(data_config, path, limit, encoder, Path(folder), progress)
+        _check(tokens, count, row_length, fields)
+        return SupervisedData(
+            tokens,
+            seed=seed,
+            sequences_per_step=count,
+            rows_per_microbatch=rows_per_microbatch,
+            row_length=row_length,
+            packing=data_config.packing,
+            normalizer=normalizer,
+            max_response_tokens=data_config.max_response_tokens,
+            **more,
+        )
+
+    suppressed = None
+    if wrong:
+        count = getattr(data_config, "suppressed_per_step", None) or sequences_per_step
+        fields = ("data.suppressed_per_step", "data.suppressed_path")
+        suppressed = planned(wrong, count, fields)
+    fields = ("sequences_per_step", "data.path")
+    return planned(data_config.path, sequences_per_step, fields, suppressed=suppressed)
 
 
-def _check(tokens: store.Store, sequences_per_step: int, row_length: int) -> None:
+def _check(
+    tokens: store.Store, sequences_per_step: int, row_length: int, fields: tuple[str, str]
+) -> None:
+    field, path = fields
     if len(tokens) < sequences_per_step:
         drops = ", ".join(f"{n} {reason}" for reason, n in tokens.meta["drops"].items()) or "none"
         raise ConfigError(
-            f"sequences_per_step: {sequences_per_step}, but data.path has only {len(tokens)} "
-            f"usable records of {tokens.meta['num_rows']} (dropped: {drops}); lower "
-            "sequences_per_step, raise the limits or use more data"
+            f"{field}: {sequences_per_step}, but {path} has only {len(tokens)} usable records of "
+            f"{tokens.meta['num_rows']} (dropped: {drops}); lower {field}, raise the limits or use "
+            "more data"
         )
     longest = int(tokens.lengths.max()) - 1
     if longest > row_length:
@@ -248,13 +285,17 @@ def _check(tokens: store.Store, sequences_per_step: int, row_length: int) -> Non
 
 
 def _tokens(
-    config: Any, encoder: encoding.Encoder, folder: Path, progress: Progress | None
+    config: Any,
+    path: str,
+    limit: int | None,
+    encoder: encoding.Encoder,
+    folder: Path,
+    progress: Progress | None,
 ) -> store.Store:
     """The cached token ids of a source, tokenised first if need be."""
-    limit = getattr(config, "limit", None)
     key = {
         "version": _VERSION,
-        "source": records.source_fingerprint(config.path, config.split),
+        "source": records.source_fingerprint(path, config.split),
         "format": config.format,
         "limit": limit,
         "tokenizer": encoding.tokenizer_fingerprint(encoder.tokenizer),
@@ -268,7 +309,7 @@ def _tokens(
     # The Arrow copy of the source is of no use once the token ids are written.
     with store.temporary_folder(folder) as arrow:
         source = records.load_records(
-            config.path, format=config.format, split=config.split, limit=limit, cache_dir=arrow
+            path, format=config.format, split=config.split, limit=limit, cache_dir=arrow
         )
         reasons = np.zeros(len(encoding.REASONS), np.int64)
         counts = np.zeros(len(encoding.COUNTS), np.int64)

@@ -64,11 +64,16 @@ def derived(
     epoch = f"{data.steps_per_epoch:,}"
     if data.remainder:
         epoch += f" ({data.remainder:,} records left over and dropped each epoch)"
+    wrong = {}
+    if data.suppressed is not None:
+        per_step = data.suppressed.sequences_per_step
+        wrong["suppressed records"] = f"{data.suppressed.num_examples:,}, {per_step:,} per step"
     return {
         "parameters": f"{count_parameters(model):,}",
         "devices": f"{mesh.size} = {' x '.join(f'{n} {s}' for n, s in mesh.shape.items())}",
         "records": f"{data.num_examples:,}, {tokens:,} tokens",
         "records per step": f"{config.sequences_per_step:,}; about {per_step:,.0f} tokens",
+        **wrong,
         "rows per micro-batch": f"{rows} of {length:,} tokens; {rows // shards} per device",
         "micro-batches per step": f"about {math.ceil(rows_needed / rows)}",
         "steps per epoch": epoch,

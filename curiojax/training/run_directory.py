@@ -36,6 +36,7 @@ NOT_IDENTITY = (
     "model.remat",
     "model.attention",
     "data.path",
+    "data.suppressed_path",
     "data.workers",
     "data.cache_dir",
     "loss.chunk_tokens",

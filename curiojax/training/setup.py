@@ -11,6 +11,7 @@ import numpy as np
 from curiojax import models, progress
 from curiojax.config import RunConfig
 from curiojax.data.pipeline import SupervisedData, build_dataset
+from curiojax.errors import ConfigError
 from curiojax.models import ModelConfig
 from curiojax.training.run_directory import require
 from curiojax.training.state import TrainState, create_state, shardings_of
@@ -42,6 +43,11 @@ def model_overrides(config: RunConfig) -> dict[str, Any]:
 def build_data(config: RunConfig, tokenizer: Any) -> SupervisedData:
     """The tokenised training data; prints what was left out, and what looks wrong."""
     require(config.data.path, "data.path")
+    if config.objective.needs_suppressed and config.data.suppressed_path is None:
+        raise ConfigError(
+            f"data.suppressed_path: missing; objective {config.objective.name} unlearns wrong "
+            "samples, so give a data file of them (or set objective.ul_weight=0)"
+        )
     with progress.bar("tokenising") as bar:
         data = build_dataset(
             config.data,
@@ -55,6 +61,8 @@ def build_data(config: RunConfig, tokenizer: Any) -> SupervisedData:
         )
     if data.drops:
         progress.print_pairs("records dropped", data.drops)
+    if data.suppressed is not None and data.suppressed.drops:
+        progress.print_pairs("suppressed records dropped", data.suppressed.drops)
     for warning in data.warnings:
         say(f"warning: {warning}")
     return data

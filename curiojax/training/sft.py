@@ -79,7 +79,7 @@ def run_sft(config: RunConfig, *, name: str = "training", details: bool = True) 
     steps = plan.total_steps(config, data)
     if details:
         progress.print_pairs(str(directory), plan.derived(config, model, data, mesh, steps))
-    for warning in plan.warnings(config, steps):
+    for warning in (*config.objective.warnings, *plan.warnings(config, steps)):
         say(f"warning: {warning}")
 
     with lock(directory):

@@ -19,11 +19,40 @@ ENTROPY_BINS = 2048
 TAU_BINS = 1000
 SHOWN_TAU_BINS = 40
 
+# Per-token metrics that are reported as their mean over the trained tokens: name there, name here.
+MEANS = {
+    "sed_k2": "sed_k2",
+    "sed_kl": "sed_kl",
+    "teacher_entropy": "teacher_entropy",
+    "entropy_increment": "entropy_increment",
+    "gated": "gated",
+    "at_floor": "at_floor",
+    "at_cap": "at_cap",
+    "tau": "tau_mean",
+    "selected": "entropy_selected",
+    "kl": "kl",
+    "kl_held": "kl_held",
+    "kl_k1": "kl_k1",
+    "kl_k3": "kl_k3",
+    "reference_nll": "reference_nll",
+    "gem_s": "gem_s",
+    "gem_q_max": "gem_q_max",
+    "ratio": "ratio_mean",
+    "clipped": "clipped",
+    "old_kl": "old_kl",
+}
+# The same over the tokens that are to be unlearnt.
+SUPPRESSED_MEANS = {
+    "unlikelihood": "unlikelihood",
+    "suppressed_prob": "suppressed_prob",
+    "entropy": "suppressed_entropy",
+}
+
 
 class Stats(NamedTuple):
     """Attributes:
     sums: masked sums over tokens, float32 [] each.
-    extremes: {"min": ..., "max": ...} of the token weight.
+    extremes: {"weight_min": ..., "weight_max": ..., "ratio_max": ...}, where there are such.
     entropy: {name: float32 [2, ENTROPY_BINS]}, token counts and entropy sums per bin.
     tau: float32 [TAU_BINS], token counts.
     """
@@ -49,33 +78,43 @@ def measure(
     Args:
       objective: decides which quantities exist.
       tokens: per-token metrics of `curiojax.losses`, float32 [B, T] each.
-      mask: bool [B, T], the trained tokens.
+      mask: bool [B, T], the trained tokens. Of those that are `suppressed`, only what is called so
+        is measured, and their unlikelihood.
       vocab_size: bounds the entropy histogram at log(vocab_size).
     """
+    suppressed = {}
+    if "suppressed" in tokens:
+        wrong = mask & (tokens["suppressed"] > 0)
+        mask = mask & (tokens["suppressed"] == 0)
+        suppressed["suppressed_tokens"] = jnp.sum(wrong.astype(jnp.float32))
+        for key, name in SUPPRESSED_MEANS.items():
+            suppressed[name] = jnp.sum(jnp.where(wrong, tokens[key], 0.0))
     valid = mask.astype(jnp.float32)
 
     def total(x):
         return jnp.sum(jnp.where(mask, x.astype(jnp.float32), 0.0))
 
     sums = {"tokens": jnp.sum(valid), "sft_nll": -total(tokens["log_prob"])}
-    sums["entropy"] = total(tokens["entropy"])
+    sums |= {"entropy": total(tokens["entropy"]), **suppressed}
     entropy = {"entropy": _entropy_histogram(tokens["entropy"], mask, vocab_size)}
     extremes = {}
     tau = jnp.zeros((TAU_BINS,), jnp.float32)
+    for key, name in MEANS.items():
+        if key in tokens:
+            sums[name] = total(tokens[key])
     if "weight" in tokens:
         weight = tokens["weight"]
         sums["weight_mean"] = total(weight)
+        sums["weight_squared"] = total(jnp.square(weight))
         sums["weight_below_0.9"] = total(weight < 0.9)
         sums["weight_negative"] = total(weight < 0.0)
-        extremes["min"] = jnp.min(jnp.where(mask, weight, jnp.inf))
-        extremes["max"] = jnp.max(jnp.where(mask, weight, -jnp.inf))
-    for key in ("sed_k2", "teacher_entropy", "entropy_increment", "gated", "at_floor", "at_cap"):
-        if key in tokens:
-            sums[key] = total(tokens[key])
+        extremes["weight_min"] = jnp.min(jnp.where(mask, weight, jnp.inf))
+        extremes["weight_max"] = jnp.max(jnp.where(mask, weight, -jnp.inf))
+    if "ratio" in tokens:
+        extremes["ratio_max"] = jnp.max(jnp.where(mask, tokens["ratio"], -jnp.inf))
     if "teacher_entropy" in tokens:
         entropy["teacher_entropy"] = _entropy_histogram(tokens["teacher_entropy"], mask, vocab_size)
     if "tau" in tokens:
-        sums["tau_mean"] = total(tokens["tau"])
         low, high = tau_range(objective)
         tau = _counts(tokens["tau"], valid, low, high, TAU_BINS)
     return Stats(sums, extremes, entropy, tau)
@@ -84,7 +123,7 @@ def measure(
 def add(a: Stats, b: Stats) -> Stats:
     """Statistics of two disjoint sets of tokens together."""
     extremes = {
-        key: (jnp.minimum if key == "min" else jnp.maximum)(a.extremes[key], b.extremes[key])
+        key: (jnp.minimum if key.endswith("min") else jnp.maximum)(a.extremes[key], b.extremes[key])
         for key in a.extremes
     }
     plus = jax.tree.map(jnp.add, (a.sums, a.entropy, a.tau), (b.sums, b.entropy, b.tau))
@@ -95,7 +134,7 @@ def empty(like: Stats) -> Stats:
     """The neutral element of `add`, with the structure of `like` (arrays or abstract arrays)."""
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
     extremes = {
-        key: jnp.full((), jnp.inf if key == "min" else -jnp.inf, jnp.float32)
+        key: jnp.full((), jnp.inf if key.endswith("min") else -jnp.inf, jnp.float32)
         for key in like.extremes
     }
     return zeros._replace(extremes=extremes)
@@ -104,20 +143,27 @@ def empty(like: Stats) -> Stats:
 def summarize(stats: Stats, objective: Objective, vocab_size: int) -> dict[str, Any]:
     """What a step reports, on the host: means over tokens, quantiles and shares.
 
-    `*_top20` is the mean over the 20 % of the step's tokens with the highest entropy, `*_rest` over
-    the others, as in the paper's Figure 2; each model's tokens are grouped by its own entropy.
+    `weight_effective` is (sum w)^2 / (n sum w^2), the share of the tokens that would have the same
+    variance with equal weights. `*_top20` is the mean over the 20 % of the step's tokens with the
+    highest entropy, `*_rest` over the others, as in the paper's Figure 2; each model's tokens are
+    grouped by its own entropy.
     Quantiles are exact to a bin: 5e-4 for tau, log(vocab_size) / 2048 nats for the entropy bound.
     """
     on_host: Any = jax.tree.map(np.asarray, stats)
     tokens = float(on_host.sums["tokens"])
     count = max(tokens, 1.0)
+    wrong = float(on_host.sums.get("suppressed_tokens", 0.0))
     report: dict[str, Any] = {
-        key: float(value) / count for key, value in on_host.sums.items() if key != "tokens"
+        key: float(value) / (max(wrong, 1.0) if key in SUPPRESSED_MEANS.values() else count)
+        for key, value in on_host.sums.items()
     }
     report["tokens"] = int(tokens)
-    for key, name in (("min", "weight_min"), ("max", "weight_max")):
-        if key in on_host.extremes:
-            report[name] = float(on_host.extremes[key])
+    if "suppressed_tokens" in report:
+        report["suppressed_tokens"] = int(wrong)
+    report |= {key: float(value) for key, value in on_host.extremes.items()}
+    if "weight_squared" in report:
+        squares = report.pop("weight_squared")
+        report["weight_effective"] = report["weight_mean"] ** 2 / max(squares, 1e-30)
     for name, histogram in on_host.entropy.items():
         report[f"{name}_top20"], report[f"{name}_rest"] = _split_mean(histogram, share=0.2)
     if "tau_mean" in report:

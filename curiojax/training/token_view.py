@@ -10,7 +10,12 @@ import numpy as np
 from curiojax.data.pipeline import SupervisedData
 from curiojax.sharding import named_sharding
 from curiojax.training.state import TrainState
-from curiojax.training.step import BATCH_DTYPES, Recipe, summed_loss, teacher_pass
+from curiojax.training.step import (
+    Recipe,
+    summed_loss,
+    teacher_head,
+    teacher_pass,
+)
 
 SHOWN = (
     "entropy",
@@ -37,7 +42,7 @@ def token_view(
     rows = recipe.config.rows_per_microbatch
     arrays = {
         name: np.zeros((rows, recipe.config.row_length), np.dtype(dtype))
-        for name, dtype in BATCH_DTYPES.items()
+        for name, dtype in recipe.batch_dtypes.items()
     }
     length = len(ids) - 1
     arrays["tokens"][0, :length] = ids[:-1]
@@ -51,8 +56,9 @@ def token_view(
         targets = None
         if recipe.teacher is not None:
             targets = teacher_pass(recipe, state.teacher.params, batch)
+            targets |= teacher_head(recipe, state.teacher.params)
         _, tokens = summed_loss(recipe, state.params, batch, targets)
-        return {**tokens, **(targets or {})}
+        return tokens
 
     with jax.set_mesh(recipe.mesh):
         batch = {

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from curiojax.losses import per_token_loss
-from curiojax.losses.lm_head import chunked_loss, teacher_pass
-from curiojax.objectives import Curio, Sft
+from curiojax.losses.lm_head import chunked_loss, entropy_pass, teacher_pass
+from curiojax.losses.tokens import top_share
+from curiojax.objectives import Curio, Dft, Entropy, Gem, Kl, Oxa, Psft, Sft
 from curiojax.sharding import make_mesh, named_sharding
 
 B, T, D, V, CHUNK = 8, 13, 32, 2000, 8
@@ -20,6 +21,18 @@ OBJECTIVES = {
     "sft": Sft(),
     "curio": Curio(top_k=64),
     "self": Curio(top_k=64, teacher="self"),
+    "curio_forward": Curio(top_k=64, divergence="forward_kl"),
+    "curio_reverse": Curio(top_k=64, divergence="reverse_kl"),
+    "entropy": Entropy(),
+    "entropy_top20": Entropy(top_fraction=0.2),
+    "kl": Kl(),
+    "kl_reverse": Kl(estimator="reverse_full"),
+    "kl_forward": Kl(estimator="forward_full", coef=1.0, min_base_prob=1e-4),
+    "gem": Gem(),
+    "dft": Dft(),
+    "psft": Psft(),
+    "psft_alone": Psft(updates_per_snapshot=1),
+    "oxa": Oxa(ul_weight=0.3),
 }
 
 
@@ -37,13 +50,26 @@ def arrays() -> dict[str, jax.Array]:
     }
 
 
+def suppressed(labels):
+    return (labels % 3 == 0).astype(jnp.float32)
+
+
 def total(objective, head, hidden, labels, mask, teacher_head, teacher_hidden, **options):
-    targets = None
-    if objective.needs_teacher:
-        sizes = {k: v for k, v in options.items() if k != "reference"}
+    sizes = {k: v for k, v in options.items() if k != "reference"}
+    targets, teacher = None, None
+    if objective.needs_teacher_logits:
+        teacher = teacher_head, teacher_hidden
+    elif objective.needs_teacher:
         targets = teacher_pass(objective, teacher_head, teacher_hidden, labels, mask, **sizes)
-    loss, metrics = chunked_loss(objective, head, hidden, labels, mask, targets, **options)
-    return loss, {**metrics, **(targets or {})}
+    elif objective.name == "entropy" and objective.selects_tokens:
+        found = entropy_pass(head, hidden, mask, **sizes)
+        targets = {"selected": top_share(found, mask > 0, objective.top_fraction).astype(float)}
+    elif objective.name == "oxa":
+        targets = {"suppressed": suppressed(labels)}
+    loss, metrics = chunked_loss(
+        objective, head, hidden, labels, mask, targets, teacher=teacher, **options
+    )
+    return loss, {**(targets or {}), **metrics}
 
 
 def dense(objective, head, hidden, labels, mask, teacher_head, teacher_hidden):
@@ -57,6 +83,7 @@ def dense(objective, head, hidden, labels, mask, teacher_head, teacher_hidden):
         logits(head, hidden),
         labels.reshape(-1),
         teacher_logits=logits(teacher_head, teacher_hidden) if objective.needs_teacher else None,
+        suppressed=suppressed(labels.reshape(-1)) if objective.name == "oxa" else None,
         mask=mask.reshape(-1),
     )
     loss = (loss * mask.reshape(-1)).sum()
@@ -97,7 +124,8 @@ def expected(arrays):
 
 
 @pytest.mark.parametrize(
-    ("name", "reference"), [("sft", False), ("curio", False), ("self", False), ("curio", True)]
+    ("name", "reference"),
+    [*((name, False) for name in OBJECTIVES), ("curio", True), ("kl_forward", True)],
 )
 def test_chunked_is_dense(arrays, expected, name, reference):
     got = value_and_gradients(
@@ -122,13 +150,30 @@ def test_value_without_gradient(arrays, expected):
     assert_close(got, expected["curio"][0])
 
 
+def test_selected_tokens_have_to_be_given(arrays):
+    inputs = [arrays[k] for k in ("head", "hidden", "labels", "mask")]
+    with pytest.raises(ValueError, match="selected"):
+        chunked_loss(Entropy(top_fraction=0.2), *inputs)
+
+
 def test_rows_must_divide_over_the_shards(arrays):
     with pytest.raises(ValueError, match="batch of 8 rows is not a multiple of num_shards=3"):
         total(Sft(), **arrays, num_shards=3)
 
 
+GOLDEN = {
+    "sft": Sft(),
+    "curio_released": Curio(search_steps=24),
+    "entropy_0.06": Entropy(),
+    "entropy_top20_0.06": Entropy(top_fraction=0.2),
+    "kl_k3_0.1": Kl(),
+    "gem_logsigmoid_0.7": Gem(),
+    "dft": Dft(),
+}
+
+
 @pytest.mark.parametrize("vocab_size", [61, 700])
-@pytest.mark.parametrize("name", ["sft", "curio_released"])
+@pytest.mark.parametrize("name", GOLDEN)
 def test_golden_through_the_head(vocab_size, name):
     """Hidden states are unit vectors, so that the head's columns are the golden logits."""
     data = oracle.golden(vocab_size)
@@ -143,8 +188,8 @@ def test_golden_through_the_head(vocab_size, name):
         "teacher_head": as_float(data["teacher_logits"].T),
         "teacher_hidden": unit,
     }
-    objective = Sft() if name == "sft" else Curio(search_steps=24)
-    (loss, _), gradients = value_and_gradients(total, objective, arrays, chunk_tokens=CHUNK)
+    options = {"chunk_tokens": CHUNK}
+    (loss, _), gradients = value_and_gradients(total, GOLDEN[name], arrays, **options)
     assert loss == pytest.approx((data["mask"] * data[f"loss/{name}"]).sum(), rel=1e-5)
     assert_close(gradients["head"].T, data[f"grad/{name}"])
 
@@ -166,8 +211,11 @@ def test_cotangent_scales_and_mask_weighs(arrays):
     assert_close(run(1.0, 0.0, 0.25 * arrays["mask"]), jax.tree.map(lambda g: g / 4, plain), 1e-6)
 
 
-@pytest.mark.parametrize("reference", [False, True], ids=["fused", "reference"])
-def test_masked_positions_may_hold_anything(arrays, expected, reference):
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [("curio", False), ("curio", True), ("kl_forward", False), ("gem", False)],
+)
+def test_masked_positions_may_hold_anything(arrays, expected, name, reference):
     kept = arrays["mask"][..., None] == 1
     hidden, teacher_hidden = (
         jnp.where(kept, arrays[name], jnp.nan) for name in ("hidden", "teacher_hidden")
@@ -177,10 +225,10 @@ def test_masked_positions_may_hold_anything(arrays, expected, reference):
         **arrays, "hidden": hidden, "teacher_hidden": teacher_hidden, "labels": labels
     }  # fmt: skip
     options = {"chunk_tokens": CHUNK, "reference": reference}
-    got = value_and_gradients(total, OBJECTIVES["curio"], spoilt, **options)
-    assert_close(got, expected["curio"])
+    got = value_and_gradients(total, OBJECTIVES[name], spoilt, **options)
+    assert_close(got, expected[name])
     nothing = {**spoilt, "mask": jnp.zeros((B, T))}
-    got = value_and_gradients(total, OBJECTIVES["curio"], nothing, **options)
+    got = value_and_gradients(total, OBJECTIVES[name], nothing, **options)
     for x in jax.tree.leaves(got):
         np.testing.assert_array_equal(x, 0)
 
@@ -224,7 +272,7 @@ def compiled(objective, chunk_tokens) -> str:
     return function.lower(*split(parts)).compile().as_text()
 
 
-@pytest.mark.parametrize("name", ["curio", "self"])
+@pytest.mark.parametrize("name", ["curio", "self", "entropy_top20", "kl_forward", "gem"])
 def test_no_buffer_holds_the_logits_of_all_tokens(name):
     text = compiled(OBJECTIVES[name], CHUNK)
     over_vocabulary = [s for s in shapes(text) if math.prod(s) % V == 0]
@@ -243,7 +291,7 @@ def test_no_sort_over_the_vocabulary(name):
 
 
 def test_number_of_products_with_the_head(arrays):
-    """Three for the student, one for a teacher of its own, none more for `self`."""
+    """Three for the student, one for a model of its own or to find the tokens, none beyond."""
 
     def count(name, reference=False):
         def loss(head, hidden):
@@ -253,14 +301,27 @@ def test_number_of_products_with_the_head(arrays):
         gradient = jax.grad(loss, argnums=(0, 1))
         return str(jax.make_jaxpr(gradient)(arrays["head"], arrays["hidden"])).count("dot_general[")
 
-    assert count("sft") == 3
-    assert count("self") == 3
-    assert count("curio") == 4
+    four = {name for name, o in OBJECTIVES.items() if o.needs_teacher} | {"entropy_top20"}
+    assert {"curio", "curio_forward", "kl", "kl_forward", "psft"} < four
+    assert {name: count(name) for name in OBJECTIVES} == {
+        name: 3 + (name in four) for name in OBJECTIVES
+    }
     assert count("sft", reference=True) == 4
 
 
-@pytest.mark.parametrize("sizes", [(1, 8, 1), (4, 2, 1), (2, 2, 2)], ids=str)
-def test_sharded_over_devices(arrays, expected, sizes):
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("curio", (1, 8, 1)),
+        ("curio", (4, 2, 1)),
+        ("curio", (2, 2, 2)),
+        ("kl_forward", (2, 2, 2)),
+        ("entropy_top20", (2, 2, 2)),
+        ("gem", (2, 2, 2)),
+    ],
+    ids=str,
+)
+def test_sharded_over_devices(arrays, expected, name, sizes):
     """Same numbers, and no sum over devices of a head gradient inside the loop over chunks."""
     mesh = make_mesh(*sizes)
     over_vocabulary = named_sharding(mesh, ("vocab", "embed"))
@@ -273,7 +334,7 @@ def test_sharded_over_devices(arrays, expected, sizes):
     options = {"chunk_tokens": CHUNK, "num_shards": sizes[0] * sizes[1]}
 
     def loss(parts, rest):
-        return total(OBJECTIVES["curio"], **parts, **rest, **options)
+        return total(OBJECTIVES[name], **parts, **rest, **options)
 
     parts, rest = split(jax.device_put(arrays, {k: placement[k] for k in arrays}))
     gradients = {k: placement[k] for k in parts}
@@ -281,7 +342,7 @@ def test_sharded_over_devices(arrays, expected, sizes):
         step = jax.jit(jax.value_and_grad(loss, has_aux=True), out_shardings=(None, gradients))
         program = step.lower(parts, rest).compile()
         got = program(parts, rest)
-    assert_close(got, expected["curio"])
+    assert_close(got, expected[name])
 
     in_loops, outside = [], []
     entry = False

@@ -31,6 +31,7 @@ MODEL = models.ModelConfig(
 
 
 def recipe(*overrides, mesh=(1, 1, 1), rows=8, model=MODEL, total_steps=20):
+    named = any(override.startswith("objective={") for override in overrides)
     config = load_config(
         None,
         [
@@ -40,7 +41,7 @@ def recipe(*overrides, mesh=(1, 1, 1), rows=8, model=MODEL, total_steps=20):
             "optimizer.learning_rate=1e-3",
             "optimizer.warmup_steps=2",
             "optimizer.eps=1e-4",
-            "objective.entropy_pivot=3.0",
+            *([] if named else ["objective.entropy_pivot=3.0"]),
             "teacher.every=2",
             *overrides,
         ],
@@ -107,11 +108,7 @@ def train(recipe, steps=5):
 
 
 def gradient_sums(step, state, batches):
-    sums = step.zeros()
-    for batch in batches:
-        targets = step.teacher_pass(state.teacher.params, batch) if step.teacher_pass else None
-        sums = step.accumulate(state.params, sums, batch, targets)
-    return jax.device_get(sums.grads)
+    return jax.device_get(step.gradient_sums(state, batches).grads)
 
 
 def largest_difference(a, b):
