@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
 import time
@@ -21,7 +22,9 @@ from curiojax.config import RunConfig, to_yaml
 from curiojax.data.pipeline import SupervisedData, build_dataset
 from curiojax.data.tokenizer import load_tokenizer
 from curiojax.errors import ConfigError
+from curiojax.losses import largest_safe_alpha
 from curiojax.models import ModelConfig
+from curiojax.objectives import Curio, Objective
 from curiojax.reports.training import write_training_report
 from curiojax.sharding import make_mesh, named_sharding
 from curiojax.training import plan, statistics
@@ -179,6 +182,7 @@ class _Watch:
         self._recipe, self._writer, self._bar = recipe, writer, bar
         self._pending: tuple[int, Scalars] | None = None
         self._bad_steps = 0
+        self._warned = False
         self._clock = time.perf_counter()
 
     def __enter__(self) -> _Watch:
@@ -209,6 +213,9 @@ class _Watch:
         metrics = step_metrics(self._recipe, number, scalars, now - self._clock)
         self._clock = now
         self._bad_steps = 0 if scalars.finite else self._bad_steps + 1
+        if not self._warned and (warning := alpha_warning(self._recipe.config.objective, metrics)):
+            self._warned = True
+            _say(f"warning: step {number + 1}: {warning}")
         if self._writer:
             self._writer.write(metrics)
         self._bar.update(
@@ -241,6 +248,27 @@ def step_metrics(recipe: Recipe, number: int, scalars: Scalars, seconds: float) 
         metrics["teacher_lag"] = int(scalars.teacher_lag)
         metrics["teacher_distance"] = float(scalars.teacher_distance)
     return metrics
+
+
+def alpha_warning(objective: Objective, metrics: dict[str, Any]) -> str | None:
+    """Whether alpha is too large for the forks that the step's metrics show, in one sentence.
+
+    The width of a fork is taken as exp(entropy) of the teacher's 20 % most uncertain tokens, its
+    temperature as the 90th percentile.
+    """
+    if not isinstance(objective, Curio) or objective.divergence != "expert_k2":
+        return None
+    if objective.alpha == 0 or "teacher_entropy_top20" not in metrics:
+        return None
+    tau, width = metrics["tau_p90"], math.exp(metrics["teacher_entropy_top20"])
+    bound = largest_safe_alpha(tau, width)
+    if not objective.alpha > bound:  # also where no token says anything
+        return None
+    return (
+        f"objective.alpha: {objective.alpha:g} is above {bound:.2g}, beyond which tokens at forks "
+        f"about {width:.0f} alternatives wide are pushed down in mid range at tau {tau:.2f}; watch "
+        "weight_negative, or lower objective.alpha or the temperature"
+    )
 
 
 # ---- starting points -------------------------------------------------------------------------

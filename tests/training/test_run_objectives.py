@@ -10,7 +10,8 @@ import pytest
 from curiojax import models
 from curiojax.config import load_config
 from curiojax.data.tokenizer import load_tokenizer
-from curiojax.training.sft import build_data, run_sft
+from curiojax.objectives import Curio, Gem
+from curiojax.training.sft import alpha_warning, build_data, run_sft
 from tests.training import project
 
 OBJECTIVES = {
@@ -113,3 +114,12 @@ def test_oxa_and_its_data_go_together(folder, tmp_path, more, words):
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     for word in words:
         assert word in error
+
+
+def test_alpha_beyond_the_bound_of_the_measured_forks_is_told():
+    metrics = {"teacher_entropy_top20": np.log(100.0), "tau_p90": 1.5}
+    for alpha, words in ((1.0, ["objective.alpha: 1 is above 0.96", "100"]), (0.9, None)):
+        warning = alpha_warning(Curio(alpha=alpha), metrics)
+        assert warning is None if words is None else all(word in warning for word in words)
+    assert alpha_warning(Curio(alpha=9, divergence="forward_kl"), metrics) is None
+    assert alpha_warning(Gem(), {}) is None
