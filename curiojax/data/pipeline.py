@@ -113,12 +113,14 @@ class SupervisedData:
 
         1 with `global_token_mean`. With `pair_token_mean` tokens count by the mean over the pair of
         records they are in, scaled so that the weights of a step add up to its number of trained
-        tokens; dividing the weighted sum by that number is then the mean over pairs.
+        tokens; dividing the weighted sum by that number is then the mean over pairs. The same with
+        `sequence_token_mean` and single records.
         """
         tokens = self.response_lengths[self.indices(step)].astype(np.float64)
         if self._normalizer == "global_token_mean":
             return np.ones_like(tokens)
-        pairs = np.arange(len(tokens)) // 2
+        group = 2 if self._normalizer == "pair_token_mean" else 1
+        pairs = np.arange(len(tokens)) // group
         per_pair = np.bincount(pairs, tokens)
         return tokens.sum() / (len(per_pair) * per_pair[pairs])
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from curiojax.losses.temperature import choose_temperature
 from curiojax.losses.tokens import Metrics, Tokens, divergence, label_log_probs
@@ -91,3 +92,21 @@ def _teacher_logits(objective: Curio, tokens: Tokens) -> jax.Array | None:
     if objective.teacher == "self":
         return jax.lax.stop_gradient(tokens.logits)
     return tokens.teacher_logits
+
+
+def largest_safe_alpha(tau: float, width: float) -> float:
+    """The alpha up to which no weight is negative at a fork `width` alternatives wide.
+
+    For a teacher that does not lag, with p on the expert token and the rest spread evenly over
+    `width` others, w = 1 + alpha (log p_tau - log p) is positive at every p if and only if alpha is
+    below 1 / max_p (log p - log p_tau). Beyond, the token is pushed down in between, the teacher
+    follows, and entropy runs away.
+
+    Args:
+      tau: the temperature, above 1.
+      width: effective number of alternatives, at least 1; not the size of the vocabulary.
+    """
+    log_odds = np.linspace(-15.0, 25.0, 4001)  # of the expert token against all others together
+    scaled = log_odds / tau - (1 - 1 / tau) * np.log(width)
+    gap = np.logaddexp(0, -scaled) - np.logaddexp(0, -log_odds)
+    return float(1 / max(gap.max(), 1e-12))

@@ -114,6 +114,29 @@ GROUPS = (
                 "teacher, at its temperature, give the expert's token.",
             ),
             Chart(
+                "sed_kl",
+                "Distillation over the vocabulary",
+                "nats per token",
+                (Series("sed_kl", "divergence"),),
+                "Kullback-Leibler divergence between the model and the teacher at its temperature, "
+                "in the direction that the configuration names.",
+            ),
+            Chart(
+                "kl",
+                "Divergence from the base model",
+                "nats per token",
+                (Series("kl", "penalty"), Series("kl_k3", "k3, all tokens", "thin")),
+                "The penalty without its coefficient, 0 at tokens that are not held; and the k3 "
+                "estimate of it at all expert tokens.",
+            ),
+            Chart(
+                "unlikelihood",
+                "Unlikelihood of suppressed tokens",
+                "nats per token",
+                (Series("unlikelihood", "unlikelihood"),),
+                "Mean of -log(1 - p) over the tokens of wrong samples.",
+            ),
+            Chart(
                 "loss",
                 "Loss",
                 "per token",
@@ -183,9 +206,10 @@ GROUPS = (
         "weight",
         "Token weight",
         "The gradient of CurioSFT is that of cross-entropy with every token multiplied by "
-        "w = 1 + alpha (log p_teacher \u2212 log p_model), both of the expert's token. Where w is "
-        "below 1 a token is learnt less strongly than in plain SFT, above 1 more strongly; below 0 "
-        "it is made less likely.",
+        "w = 1 + alpha (log p_teacher \u2212 log p_model), both of the expert's token; other "
+        "methods that only weigh tokens have a w of their own. Where w is below 1 a token is "
+        "learnt less strongly than in plain SFT, above 1 more strongly; below 0 it is made less "
+        "likely.",
         (
             Chart(
                 "weight_mean",
@@ -216,6 +240,57 @@ GROUPS = (
                 ),
                 "Tokens that are held back by more than a tenth, and tokens made less likely.",
                 scale="percent",
+            ),
+        ),
+    ),
+    Group(
+        "method",
+        "The method's own quantities",
+        "Shares and means over the trained tokens of a step.",
+        (
+            Chart(
+                "kl_held",
+                "Tokens held to the base model",
+                "share of tokens",
+                (Series("kl_held", "held"),),
+                "Tokens that are not exempt and that the base model itself finds likely enough.",
+                scale="percent",
+            ),
+            Chart(
+                "clipped",
+                "Clipped tokens",
+                "share of tokens",
+                (Series("clipped", "clipped"),),
+                "Tokens without a gradient, since their probability has already risen by more than "
+                "the clipping range since the snapshot.",
+                scale="percent",
+            ),
+            Chart(
+                "ratio",
+                "Probability ratio",
+                "ratio",
+                (
+                    Series("ratio_mean", "mean"),
+                    Series("ratio_max", "largest", "dashed", reduce="max", smooth=False),
+                ),
+                "Probability of the expert's token now over that at the snapshot.",
+                zero=False,
+                scale="auto",
+            ),
+            Chart(
+                "gem_s",
+                "GEM's pull",
+                "S",
+                (Series("gem_s", "S"), Series("gem_q_max", "largest q", "thin")),
+                "Total weight of the tokens that are pushed down, and the largest probability of "
+                "the sharpened distribution.",
+            ),
+            Chart(
+                "suppressed_prob",
+                "Probability of suppressed tokens",
+                "probability",
+                (Series("suppressed_prob", "probability"),),
+                "Mean probability that the model gives the tokens of wrong samples.",
             ),
         ),
     ),

@@ -13,7 +13,10 @@ import jax
 
 from curiojax.config import Logging
 from curiojax.errors import ConfigError
+from curiojax.losses import largest_safe_alpha
+from curiojax.objectives import Curio, Objective
 from curiojax.training import statistics
+from curiojax.training.setup import say
 from curiojax.training.step import Recipe, Scalars
 
 
@@ -122,6 +125,7 @@ class Watch:
         self._pending: tuple[int, Scalars] | None = None
         self._bad_steps = 0  # in a row
         self._skipped = skipped  # in the whole run
+        self._warned = False
         self._clock = time.perf_counter()
 
     def __enter__(self) -> Watch:
@@ -158,6 +162,9 @@ class Watch:
         metrics = step_metrics(self._recipe, number, scalars, now - self._clock)
         self._clock = now
         self._bad_steps = 0 if scalars.finite else self._bad_steps + 1
+        if not self._warned and (warning := alpha_warning(self._recipe.config.objective, metrics)):
+            self._warned = True
+            say(f"warning: step {number + 1}: {warning}")
         self._skipped += metrics["skipped"]
         metrics["skipped_total"] = self._skipped
         if self._writer:
@@ -194,3 +201,24 @@ def step_metrics(recipe: Recipe, number: int, scalars: Scalars, seconds: float) 
         metrics["teacher_lag"] = int(scalars.teacher_lag)
         metrics["teacher_distance"] = float(scalars.teacher_distance)
     return metrics
+
+
+def alpha_warning(objective: Objective, metrics: dict[str, Any]) -> str | None:
+    """Whether alpha is too large for the forks that the step's metrics show, in one sentence.
+
+    The width of a fork is taken as exp(entropy) of the teacher's 20 % most uncertain tokens, its
+    temperature as the 90th percentile.
+    """
+    if not isinstance(objective, Curio) or objective.divergence != "expert_k2":
+        return None
+    if objective.alpha == 0 or "teacher_entropy_top20" not in metrics:
+        return None
+    tau, width = metrics["tau_p90"], math.exp(metrics["teacher_entropy_top20"])
+    bound = largest_safe_alpha(tau, width)
+    if not objective.alpha > bound:  # also where no token says anything
+        return None
+    return (
+        f"objective.alpha: {objective.alpha:g} is above {bound:.2g}, beyond which tokens at forks "
+        f"about {width:.0f} alternatives wide are pushed down in mid range at tau {tau:.2f}; watch "
+        "weight_negative, or lower objective.alpha or the temperature"
+    )

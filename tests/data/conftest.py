@@ -97,6 +97,8 @@ def data_config(tmp_path):
             row_length=None,
             workers=0,
             cache_dir=str(tmp_path / "cache"),
+            suppressed_path=None,
+            suppressed_per_step=None,
         )
         assert set(changes) <= set(values)
         return SimpleNamespace(**{**values, **changes})

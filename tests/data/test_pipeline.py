@@ -345,3 +345,57 @@ def test_reading_records_needs_neither_jax_nor_torch():
         "assert not {'jax', 'torch', 'flax', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.fixture(scope="module")
+def wrong(tmp_path_factory):
+    """Seven records to unlearn, in a schema of their own choosing."""
+    path = tmp_path_factory.mktemp("wrong") / "wrong.jsonl"
+    lines = [
+        json.dumps({"prompt": f"What is {i} + 1?", "completion": "Surely " + "7 " * (i + 1)})
+        for i in range(7)
+    ]
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_suppressed_records_join_every_step(build, wrong):
+    alone = build(normalizer="sequence_token_mean")
+    data = build(normalizer="sequence_token_mean", suppressed_path=wrong, suppressed_per_step=3)
+    assert (data.num_examples, data.steps_per_epoch) == (alone.num_examples, alone.steps_per_epoch)
+    assert data.suppressed.num_examples == 7
+    assert data.fingerprint not in (alone.fingerprint, data.suppressed.fingerprint)
+    seen = set()
+    for step in range(5):
+        batch, plain = data.batch(step), alone.batch(step)
+        assert {array.shape for array in batch.values()} == {batch["tokens"].shape}
+        flag = batch.pop("suppressed")
+        learnt = flag[:, 0, 0] == 0
+        assert np.array_equal(flag, np.broadcast_to(~learnt[:, None, None], flag.shape))
+        # What is learnt is what would be learnt without them.
+        assert equal({name: array[learnt] for name, array in batch.items()}, plain)
+        part = {name: array[~learnt] for name, array in batch.items()}
+        masks = [m.sum(dtype=np.float64) for m in (plain["loss_mask"], part["loss_mask"])]
+        assert masks[1] == pytest.approx(masks[0], rel=1e-6)
+        part["loss_mask"] = (part["loss_mask"] > 0).astype(np.float32)
+        records = unpack(part)
+        assert len(records) == 3
+        seen |= set(records)
+    assert len(seen) > 4  # epochs of their own, of two steps each
+
+
+def test_every_record_has_the_same_weight_in_a_sequence_mean(build):
+    batch = build(normalizer="sequence_token_mean").batch(0)
+    flat = {k: v.reshape(-1, v.shape[-1]) for k, v in batch.items()}
+    totals = []
+    for row in range(len(flat["tokens"])):
+        for segment in range(1, flat["segment_ids"][row].max() + 1):
+            at = flat["segment_ids"][row] == segment
+            totals.append(flat["loss_mask"][row, at].sum())
+    assert len(totals) == 16
+    np.testing.assert_allclose(totals, (batch["loss_mask"] > 0).sum() / 16, rtol=1e-5)
+
+
+def test_too_few_suppressed_records_are_named(build, wrong):
+    with pytest.raises(ConfigError, match=r"data\.suppressed_per_step: 16, but data\.suppressed"):
+        build(suppressed_path=wrong)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from curiojax.losses import per_token_loss, teacher_targets
+from curiojax.losses import largest_safe_alpha, per_token_loss, teacher_targets
 from curiojax.objectives import Curio, Sft
 
 OBJECTIVES = {
@@ -304,3 +304,20 @@ def test_missing_teacher_and_unknown_objective_are_named():
     unknown = Sft.model_construct(name="other")
     with pytest.raises(ValueError, match="'other' has no supervised loss"):
         per_token_loss(unknown, student, labels)
+
+
+@pytest.mark.parametrize(
+    ("tau", "width", "bound"),
+    [(1.1, 1, 37.7), (1.1, 100, 4.0), (1.3, 10, 3.3), (1.5, 3, 4.1), (1.5, 100, 0.96)],
+)
+def test_largest_safe_alpha_is_where_a_weight_reaches_zero(tau, width, bound):
+    found = largest_safe_alpha(tau, width)
+    assert found == pytest.approx(bound, rel=0.02)
+    # The loss itself agrees: its smallest weight over all p changes sign there.
+    p = np.linspace(1e-4, 1 - 1e-4, 2001)
+    others = np.log((1 - p) / width)[:, None].repeat(width, axis=1)
+    logits = float32(np.concatenate([np.log(p)[:, None], others], axis=1))
+    labels = jnp.zeros(len(p), jnp.int32)
+    for factor, negative in ((0.98, False), (1.02, True)):
+        objective = Curio(alpha=factor * found, fixed_tau=tau, teacher="self")
+        assert bool((run(objective, logits, labels)[1]["weight"] < 0).any()) == negative

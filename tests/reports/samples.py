@@ -80,6 +80,13 @@ def run(steps: int, *, curio: bool, fixed_tau: float | None = None, seed: int = 
     return lines
 
 
+def other_methods(steps: int) -> list[dict]:
+    """A run with the keys of all methods that are not CurioSFT."""
+    keys = ("sed_kl", "kl", "kl_k3", "kl_held", "clipped", "ratio_mean", "ratio_max", "gem_s")
+    keys += ("gem_q_max", "unlikelihood", "suppressed_prob")
+    return [{**line, **dict.fromkeys(keys, 0.5)} for line in run(steps, curio=False, seed=9)]
+
+
 def comparison(steps: int = 252) -> dict[str, list[dict]]:
     return {
         "SFT": run(steps, curio=False, seed=0),

@@ -26,9 +26,10 @@ def write(tmp_path, runs, **options):
 
 
 def test_a_full_report_has_every_chart(tmp_path):
+    runs = {**samples.comparison(40), "other methods": samples.other_methods(40)}
     path = write(
         tmp_path,
-        samples.comparison(40),
+        runs,
         table=samples.TABLE,
         token_view=samples.token_view(),
         notes=["A note."],

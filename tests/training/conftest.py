@@ -5,11 +5,12 @@ from tests.training import project
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    """A folder with `base`, a checkpoint, and `train.parquet`."""
+    """A folder with `base`, a checkpoint, `train.parquet`, and `wrong.parquet` to unlearn."""
     pytest.importorskip("torch")
     folder = tmp_path_factory.mktemp("project")
     project.make_base(folder / "base")
     project.make_data(folder / "train.parquet")
+    project.make_data(folder / "wrong.parquet", seed=1)
     return folder
 
 

@@ -40,9 +40,9 @@ def make_base(folder: Path) -> Path:
     return folder
 
 
-def make_data(path: Path) -> Path:
+def make_data(path: Path, seed: int = 0) -> Path:
     """Records with ragged responses; the system prompt is replaced by the template's."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     rows = []
     for index in range(RECORDS):
         a, b = (int(x) for x in rng.integers(1, 99, 2))

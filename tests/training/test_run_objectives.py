@@ -2,9 +2,17 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from curiojax import models
 from curiojax.config import load_config
+from curiojax.data.tokenizer import load_tokenizer
+from curiojax.objectives import Curio, Gem
+from curiojax.training.metrics import alpha_warning
+from curiojax.training.setup import build_data
 from curiojax.training.sft import run_sft
 from tests.training import project
 
@@ -51,3 +59,69 @@ def test_a_warning_is_printed(folder, tmp_path):
     assert "plain SFT" in line
     (metrics,) = project.metrics(tmp_path / "run")
     assert metrics["ratio_max"] == 1 and "teacher_lag" not in metrics
+
+
+OXA = ["objective={name: oxa, ul_weight: 0.5}", "data.suppressed_per_step=5"]
+
+
+def test_oxa_is_two_means_over_sequences(folder, tmp_path):
+    """Mean over sequences of the token mean, of each kind on its own, record by record."""
+    overrides = project.arguments(folder, tmp_path / "run", *OXA)
+    overrides += [f"data.suppressed_path={folder / 'wrong.parquet'}", "steps=3"]
+    config = load_config(None, overrides)
+    assert config.loss.normalizer == "sequence_token_mean"
+    result = run_sft(config, details=False)
+    first = result.metrics[0]
+
+    data = build_data(config, load_tokenizer(str(folder / "base")))
+    model, params = models.load_pretrained(folder / "base", dtype=jnp.float32)
+
+    @jax.jit
+    def scores(ids):
+        positions = jnp.arange(ids.shape[1], dtype=jnp.int32)[None]
+        hidden = models.forward(params, model, ids, positions, jnp.ones_like(ids))
+        return jax.nn.log_softmax(models.logits(params, model, hidden))
+
+    def responses(records, step):
+        for index in records.indices(step):
+            prompt, response = records.example(int(index))
+            ids = np.zeros((1, 256), np.int32)  # causal: what follows does not matter
+            ids[0, : len(prompt) + len(response)] = prompt + response
+            at = np.arange(len(prompt) - 1, len(prompt) + len(response) - 1)
+            yield np.asarray(scores(ids), np.float64)[0, at, response]
+
+    right = [-lp.mean() for lp in responses(data, 0)]
+    wrong = [-np.log1p(-np.exp(lp)) for lp in responses(data.suppressed, 0)]
+    assert (len(right), len(wrong)) == (8, 5)
+    unlikelihood = np.mean([ul.mean() for ul in wrong])
+    assert first["loss"] == pytest.approx(np.mean(right) + 0.5 * unlikelihood, rel=1e-5)
+    assert first["unlikelihood"] == pytest.approx(np.concatenate(wrong).mean(), rel=1e-5)
+    assert first["suppressed_tokens"] == sum(map(len, wrong))
+    assert first["tokens"] == sum(data.response_lengths[data.indices(0)])
+    tokens = np.concatenate([-lp for lp in responses(data, 0)])
+    assert first["sft_nll"] == pytest.approx(tokens.mean(), rel=1e-5)
+    assert {"suppressed_prob", "suppressed_entropy"} <= first.keys()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (OXA, ["data.suppressed_path", "missing", "ul_weight=0"]),
+        (["data.suppressed_path=wrong.parquet"], ["data.suppressed_path", "oxa"]),
+    ],
+)
+def test_oxa_and_its_data_go_together(folder, tmp_path, more, words):
+    done = project.run(folder, tmp_path / "run", *more)
+    assert done.returncode == 2, done.stderr
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    for word in words:
+        assert word in error
+
+
+def test_alpha_beyond_the_bound_of_the_measured_forks_is_told():
+    metrics = {"teacher_entropy_top20": np.log(100.0), "tau_p90": 1.5}
+    for alpha, words in ((1.0, ["objective.alpha: 1 is above 0.96", "100"]), (0.9, None)):
+        warning = alpha_warning(Curio(alpha=alpha), metrics)
+        assert warning is None if words is None else all(word in warning for word in words)
+    assert alpha_warning(Curio(alpha=9, divergence="forward_kl"), metrics) is None
+    assert alpha_warning(Gem(), {}) is None
