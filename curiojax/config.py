@@ -463,6 +463,8 @@ def _explain(error: ValidationError, prefix: str = "") -> ConfigError:
             if not difflib.get_close_matches(field, own, n=1, cutoff=0.85):
                 return ConfigError(f"{field}: unknown key; {name} has {', '.join(own)}")
         leaves = {key.rsplit(".", 1)[-1]: key for key in reversed(valid)} | ALIASES
+        if path[-1] in ALIASES:
+            return ConfigError(f"{field}: unknown key; did you mean {ALIASES[path[-1]]}?")
         near = difflib.get_close_matches(field, valid, n=1, cutoff=0.6) or [
             leaves[leaf] for leaf in difflib.get_close_matches(path[-1], leaves, n=1, cutoff=0.0)
         ]

@@ -51,6 +51,26 @@ class Bar(Protocol):
     def __exit__(self, *exception: object) -> None: ...
 
 
+class LazyBar:
+    """A bar that appears with its first update, for work that a cache may make unnecessary."""
+
+    def __init__(self, description: str):
+        self._description = description
+        self._bar: Bar | None = None
+
+    def __call__(self, done: float, total: float | None = None, **stats: Any) -> None:
+        if self._bar is None:
+            self._bar = bar(self._description, total)
+        self._bar.update(done, total, **stats)
+
+    def __enter__(self) -> LazyBar:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
 _enabled = True
 
 
@@ -142,7 +162,7 @@ def print_table(
     table.title_style = "bold"
     for index, column in enumerate(columns):
         justify = "right" if is_numeric([row[index] for row in rows]) else "left"
-        table.add_column(Text(str(column)), justify=justify, overflow="fold")
+        table.add_column(Text(str(column)), justify=justify, overflow="fold", no_wrap=index == 0)
     for cells in format_rows(rows):
         table.add_row(*(Text(cell) for cell in cells))
     _print(table, file)

@@ -7,6 +7,8 @@ through the same pipeline, loop and export as real data.
 from __future__ import annotations
 
 import re
+import shutil
+import textwrap
 from pathlib import Path
 from typing import Any, cast
 
@@ -132,8 +134,6 @@ def columns(world: World) -> dict[str, str]:
         "entropy": "entropy",
         "weight_mean": "mean w",
         "weight_below_0.9": "w < 0.9",
-        "at_floor": "tau at floor",
-        "gated": "gated",
     }
 
 
@@ -146,22 +146,26 @@ def show(
         f"{world.id_prompts} ID and {world.hard_prompts} hard problems, held out, {world.samples} "
         "samples each at temperature 1. Entropy: nats per token of the model's own samples. "
         f"Format ignored: hard pass@{world.samples} judged by the search alone. "
-        "w: weight of a token's cross-entropy gradient."
+        "w: weight of a token's cross-entropy gradient, in the last training step."
     )
     curio = next((r for r in results.values() if "tau_mean" in r.metrics[-1]), None)
     shown = curio or next(iter(results.values()))
+    view = shown.token_view
+    if view:
+        name = next(name for name, result in results.items() if result is shown)
+        view = {**view, "title": f"{view['title']}, after {name}"}
     write_training_report(
         directory / "report.html",
         title="curiojax quickstart: three ways to fine-tune one model",
         runs={name: result.metrics for name, result in results.items()},
         table={"columns": titles, "rows": rows, "caption": caption},
-        token_view=shown.token_view,
+        token_view=view,
         notes=[READING],
         config_text=to_yaml(config),
     )
     title = "Held-out Countdown problems, one seed"
     progress.print_table(titles, rows, title=title, caption=caption)
-    print(f"\n{READING}\n")
+    print(f"\n{textwrap.fill(READING, width=min(100, shutil.get_terminal_size().columns))}\n")
     progress.print_pairs(
         "written",
         {

@@ -20,7 +20,7 @@ USAGE = """\
 usage: python -m curiojax.train [CONFIG.yaml] [key=value ...]
 
   python -m curiojax.train
-      the embedded default: about three minutes on a laptop CPU, nothing to download
+      the embedded default: about two minutes on a laptop CPU, nothing to download
   python -m curiojax.train configs/qwen2.5-math-7b/sft.yaml data.path=train.parquet
       a real model; keys are dotted paths into the config, e.g. objective.alpha=0.5
 
@@ -51,11 +51,13 @@ def read_arguments(arguments: list[str]) -> RunConfig:
     """The config that the command line describes."""
     files = [a for a in arguments if "=" not in a or Path(a).is_file()]
     overrides = [a for a in arguments if a not in files]
-    if len(files) > 1:
-        raise ConfigError(f"{files[1]}: a second config file; give one, and key=value overrides")
     if any(argument.startswith("-") for argument in arguments):
         bad = next(argument for argument in arguments if argument.startswith("-"))
-        raise ConfigError(f"{bad}: there are no flags; write key=value (see --help)")
+        raise ConfigError(
+            f"{bad}: there are no flags; name the config file alone and write key=value, see --help"
+        )
+    if len(files) > 1:
+        raise ConfigError(f"{files[1]}: a second config file; give one, and key=value overrides")
     return load_config(find_config(files[0] if files else "configs/quickstart.yaml"), overrides)
 
 

@@ -212,6 +212,7 @@ def test_parse_objective():
         ("checkpoint.keep_every=1000", ["keep_every", "178"]),
         ("world.name=countdown", ["world", "compare"]),
         ("lr=1", ["optimizer.learning_rate"]),
+        ("optimizer.lr=1", ["optimizer.learning_rate"]),
         ("batch_size=1", ["sequences_per_step"]),
     ],
 )

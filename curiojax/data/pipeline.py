@@ -271,6 +271,17 @@ def _check(
     tokens: store.Store, sequences_per_step: int, row_length: int, fields: tuple[str, str]
 ) -> None:
     field, path = fields
+    if not len(tokens):
+        reasons = tokens.meta["drops"]
+        worst = max(reasons, key=reasons.get) if reasons else "no record"
+        field = {
+            "prompt too long": "data.max_prompt_tokens",
+            "response too long": "data.max_response_tokens",
+        }.get(worst, "data.path")
+        raise ConfigError(
+            f"{field}: none of the {tokens.meta['num_rows']} records can be used, most of them for "
+            f"one reason: {worst} ({reasons.get(worst, 0)}); change the limit or the data"
+        )
     if len(tokens) < sequences_per_step:
         drops = ", ".join(f"{n} {reason}" for reason, n in tokens.meta["drops"].items()) or "none"
         raise ConfigError(

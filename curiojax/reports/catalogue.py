@@ -327,8 +327,7 @@ GROUPS = (
                 "Throughput",
                 "tokens per second",
                 (Series("tokens_per_second", "tokens per second"),),
-                "Tokens of prompts and responses, without padding, over wall time. The first step "
-                "includes compilation.",
+                "Tokens of prompts and responses, without padding, over wall time.",
             ),
             Chart(
                 "tokens",

@@ -58,9 +58,6 @@ def derived(
     rows, length = config.rows_per_microbatch, config.row_length
     tokens = int(sum(data.lengths))
     per_step = tokens / max(data.num_examples, 1) * config.sequences_per_step
-    rows_needed = tokens / max(data.num_examples, 1) * config.sequences_per_step / length
-    if not config.data.packing:
-        rows_needed = config.sequences_per_step
     epoch = f"{data.steps_per_epoch:,}"
     if data.remainder:
         epoch += f" ({data.remainder:,} records left over and dropped each epoch)"
@@ -75,7 +72,7 @@ def derived(
         "records per step": f"{config.sequences_per_step:,}; about {per_step:,.0f} tokens",
         **wrong,
         "rows per micro-batch": f"{rows} of {length:,} tokens; {rows // shards} per device",
-        "micro-batches per step": f"about {math.ceil(rows_needed / rows)}",
+        "micro-batches per step": f"{math.ceil(len(data.layout(0)) / rows)} in the first",
         "steps per epoch": epoch,
         "steps": f"{steps:,} = {steps / data.steps_per_epoch:.2f} epochs",
     }

@@ -48,7 +48,7 @@ def build_data(config: RunConfig, tokenizer: Any) -> SupervisedData:
             f"data.suppressed_path: missing; objective {config.objective.name} unlearns wrong "
             "samples, so give a data file of them (or set objective.ul_weight=0)"
         )
-    with progress.bar("tokenising") as bar:
+    with progress.LazyBar("tokenising") as bar:
         data = build_dataset(
             config.data,
             tokenizer,

@@ -325,7 +325,7 @@ def test_drops_and_warnings_are_counted(build):
     ("changes", "message"),
     [
         ({"sequences": 84}, r"sequences_per_step: 84, but .* 83 usable records of 85 .*2 no resp"),
-        ({"max_prompt_tokens": 3}, r"only 0 usable records of 85 .*83 prompt too long"),
+        ({"max_prompt_tokens": 3}, r"none of the 85 records .*prompt too long .83"),
         ({"row_length": 100}, r"data\.row_length: 100 is shorter than the longest record"),
         ({"overlong": "error", "max_response_tokens": 64}, r"record \d+ has \d+ response tokens"),
         ({"path": ""}, r"data\.path: not set"),

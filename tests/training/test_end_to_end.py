@@ -85,6 +85,7 @@ def test_a_finished_run_is_left_as_it_is(folder, straight):
         (["data.path=/nowhere/train.parquet"], ["/nowhere/train.parquet"]),
         (["data.max_response_tokens=4000"], ["data.max_response_tokens", "512"]),
         (["sequences_per_step=1000"], ["sequences_per_step", "60"]),
+        (["data.max_prompt_tokens=3"], ["data.max_prompt_tokens", "prompt too long"]),
         (["mesh.data=3"], ["mesh", "3"]),
         (["data.template=nope"], ["data.template", "curio"]),
         (["data.format=alpaca"], ["data.format", "instruction"]),
