@@ -1,4 +1,4 @@
-"""Ending a run in good order: the step in flight is finished and saved."""
+"""Ending a run in good order: the steps in flight, two at most, are finished and saved."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def stop_signal() -> Iterator[Stop]:
         if stop.asked:
             raise KeyboardInterrupt
         stop.asked = True
-        message = "stopping after this step, with a checkpoint; once more to stop at once"
+        message = "stopping after the steps in flight, with a checkpoint; once more: at once"
         print(message, file=sys.stderr, flush=True)
 
     if jax.process_count() > 1:
