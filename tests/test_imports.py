@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "curiojax"
-LEAVES = {"errors", "objectives", "config", "sharding", "progress"}
+LEAVES = {"errors", "objectives", "sections", "config", "sharding", "progress"}
 ALLOWED = {
     "errors": set(),
     "objectives": set(),
     "progress": set(),
-    "config": {"errors", "objectives"},
+    "sections": set(),
+    "config": {"errors", "objectives", "sections"},
     "sharding": {"errors"},
     "losses": set(),
     "models": {"config", "errors", "sharding"},

@@ -1,0 +1,208 @@
+"""The sections of a run's config: frozen models with the paper's values as defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_values_for_numbers(cls, values: Any) -> Any:
+        """YAML's `true` would pass for the number 1."""
+        if isinstance(values, Mapping):
+            for key, value in values.items():
+                field = cls.model_fields.get(key)
+                if isinstance(value, bool) and field and bool not in types_of(field.annotation):
+                    raise ValueError(f"{key} is {str(value).lower()}, which is no value for it")
+        return values
+
+
+class Model(Section):
+    """Where the weights come from and how they are computed with.
+
+    Attributes:
+      path: a Hugging Face checkpoint, as a folder or hub id.
+      compute_dtype: dtype of the forward and backward pass; parameters are kept in float32.
+      remat: what the backward pass recomputes: `full` (all but layer inputs), `dots` (all but
+        matmul outputs) or `none`.
+      attention: `auto`, `xla` (dense mask), `blocked` (query blocks) or `cudnn` (GPU, one record
+        per row, so `data.packing: false`).
+      rope_theta, max_position_embeddings: override the checkpoint's values, to extend its context.
+    """
+
+    path: str | None = None
+    compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    remat: Literal["full", "dots", "none"] = "full"
+    attention: Literal["auto", "xla", "blocked", "cudnn"] = "auto"
+    rope_theta: float | None = Field(default=None, gt=0)
+    max_position_embeddings: int | None = Field(default=None, gt=0)
+
+
+class Data(Section):
+    """Which records are trained on and how they become token ids.
+
+    Attributes:
+      path: a hub id, or a parquet, JSONL or JSON file.
+      format: schema of the records; null detects it from the columns.
+      split: which split of a hub dataset.
+      limit: use the first records only.
+      template: how a prompt is rendered: `curio` (paper, Table 7), `luffy`, `qwen`, `model` (the
+        tokenizer's own chat template) or `plain`.
+      max_prompt_tokens: longer prompts are dropped, as released.
+      max_response_tokens: includes the end-of-sequence token.
+      overlong: what happens to longer responses: `drop`, `truncate` (as released: the cut response
+        is trained on without an end-of-sequence token) or `error`.
+      packing: several records share a row; attention and positions keep them apart.
+      row_length: tokens per row; null: prompt + response maximum.
+      workers: processes that tokenise; 0 uses threads.
+      cache_dir: where tokenised data is kept; null: $CURIOJAX_CACHE or ~/.cache/curiojax.
+      suppressed_path: wrong samples that are unlearnt beside `path`, for `objective.name: oxa`; in
+        the same format and under the same limits.
+      suppressed_per_step: how many of them per update; null: `sequences_per_step`.
+    """
+
+    path: str | None = None
+    format: str | None = None
+    split: str = "train"
+    limit: int | None = Field(default=None, gt=0)
+    template: str = "curio"
+    max_prompt_tokens: int = Field(default=1024, gt=0)
+    max_response_tokens: int = Field(default=8192, gt=0)
+    overlong: Literal["drop", "truncate", "error"] = "drop"
+    packing: bool = True
+    row_length: int | None = Field(default=None, gt=0)
+    workers: int = Field(default=0, ge=0)
+    cache_dir: str | None = None
+    suppressed_path: str | None = None
+    suppressed_per_step: int | None = Field(default=None, gt=0)
+
+
+class Loss(Section):
+    """How per-token losses are computed and averaged.
+
+    Attributes:
+      chunk_tokens: tokens whose logits are held at once, per device.
+      normalizer: `global_token_mean`, one division by the step's number of trained tokens;
+        `pair_token_mean`, the released code's mean over pairs of records of their token means,
+        which gives tokens of short records a larger weight; or `sequence_token_mean`, the mean over
+        records of their token means (the default of `objective.name: oxa`, as released).
+    """
+
+    chunk_tokens: int = Field(default=1024, gt=0)
+    normalizer: Literal["global_token_mean", "pair_token_mean", "sequence_token_mean"] = (
+        "global_token_mean"
+    )
+
+
+class Teacher(Section):
+    """The teacher's update: teacher <- (1 - step_size) teacher + step_size student, every n steps.
+
+    With the paper's 0.99 the teacher is nearly a copy of the student that lags by up to `every`
+    steps; Algorithm 1, line 17 and the released code agree on this direction.
+    """
+
+    step_size: float = Field(default=0.99, ge=0, le=1)
+    every: int = Field(default=5, ge=1)
+
+
+class Optimizer(Section):
+    """AdamW, linear warm-up from `min_lr_ratio`, then cosine down to it.
+
+    Attributes:
+      lr_horizon_multiplier: the cosine ends at `steps * lr_horizon_multiplier`; the released code
+        uses 4, so that its learning rate ends at 0.88 of the peak.
+      max_grad_norm: global-norm clipping.
+      skip_limit: consecutive non-finite gradients after which the run stops.
+    """
+
+    learning_rate: float = Field(default=1e-5, ge=0)
+    warmup_steps: int = Field(default=60, ge=0)
+    min_lr_ratio: float = Field(default=1e-4, ge=0, le=1)
+    lr_horizon_multiplier: float = Field(default=1, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    skip_limit: int = Field(default=5, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Optimizer:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be in [0, 1); they are {list(self.betas)}")
+        return self
+
+
+class MeshShape(Section):
+    """Devices along each mesh axis; -1 takes what is left."""
+
+    data: int = 1
+    fsdp: int = -1
+    tensor: int = 1
+
+    @model_validator(mode="after")
+    def _check(self) -> MeshShape:
+        for name in ("data", "fsdp", "tensor"):
+            size = getattr(self, name)
+            if size != -1 and size < 1:
+                raise ValueError(f"{name} must be positive, or -1 for what is left; it is {size}")
+        return self
+
+
+class Checkpoint(Section):
+    """When to save (every n steps, and at the end) and what to keep.
+
+    The newest `keep_last` checkpoints stay, and those whose step `keep_every` divides.
+    """
+
+    every: int = Field(default=178, ge=1)
+    keep_last: int = Field(default=3, ge=1)
+    keep_every: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Checkpoint:
+        if self.keep_every is not None and self.keep_every % self.every:
+            raise ValueError(
+                f"keep_every is {self.keep_every}, which is no multiple of every ({self.every}): "
+                "such steps are never saved"
+            )
+        return self
+
+
+class Logging(Section):
+    """Loggers beside metrics.jsonl; `wandb` is a project name."""
+
+    tensorboard: bool = False
+    wandb: str | None = None
+
+
+class World(Section):
+    """An embedded, generated task with its own tokenizer, base model and verifier.
+
+    Attributes:
+      name: only `countdown`.
+      demonstrations: the expert set, e.g. `two 0.2`: two canonical strategies, the second in 20 %.
+      num_demonstrations: its size.
+      id_prompts, hard_prompts: held-out problems in the evaluation, in distribution and hard.
+      samples: completions per problem in the evaluation.
+    """
+
+    name: Literal["countdown"] = "countdown"
+    demonstrations: str = "two 0.2"
+    num_demonstrations: int = Field(default=4000, gt=0)
+    id_prompts: int = Field(default=256, gt=0)
+    hard_prompts: int = Field(default=768, gt=0)
+    samples: int = Field(default=16, gt=0)
+
+
+def types_of(annotation: Any) -> list[type]:
+    if isinstance(annotation, type):
+        return [annotation]
+    return [t for t in getattr(annotation, "__args__", ()) if isinstance(t, type)]
