@@ -16,8 +16,9 @@ from curiojax.errors import ConfigError
 from curiojax.losses import largest_safe_alpha
 from curiojax.objectives import Curio, Objective
 from curiojax.training import statistics
+from curiojax.training.recipe import Recipe
 from curiojax.training.setup import say
-from curiojax.training.step import Recipe, Scalars
+from curiojax.training.update import Scalars
 
 
 class MetricsWriter:

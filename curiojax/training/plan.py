@@ -14,7 +14,8 @@ from curiojax.data.pipeline import SupervisedData
 from curiojax.errors import ConfigError
 from curiojax.models import ModelConfig, abstract_params, check_mesh
 from curiojax.sharding import check_divisible, num_batch_shards
-from curiojax.training.step import Recipe, Step
+from curiojax.training.recipe import Recipe
+from curiojax.training.step import Step
 
 
 def check_fit(config: RunConfig, model: ModelConfig, mesh: Mesh) -> None:

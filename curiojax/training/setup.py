@@ -13,9 +13,9 @@ from curiojax.config import RunConfig
 from curiojax.data.pipeline import SupervisedData, build_dataset
 from curiojax.errors import ConfigError
 from curiojax.models import ModelConfig
+from curiojax.training.recipe import Recipe
 from curiojax.training.run_directory import require
 from curiojax.training.state import TrainState, create_state, shardings_of
-from curiojax.training.step import Recipe
 
 
 def read_model(config: RunConfig) -> tuple[ModelConfig, str]:

@@ -23,6 +23,7 @@ from curiojax.sharding import make_mesh, named_sharding
 from curiojax.training import plan
 from curiojax.training.checkpoint import Checkpoints
 from curiojax.training.metrics import MetricsWriter, Watch, check_loggers, read_metrics
+from curiojax.training.recipe import Batch, Recipe
 from curiojax.training.run_directory import (
     check_claim,
     claim,
@@ -33,7 +34,7 @@ from curiojax.training.run_directory import (
 )
 from curiojax.training.setup import build_data, initial_state, read_model, say
 from curiojax.training.state import TrainState
-from curiojax.training.step import Batch, Recipe, Step, compile_step
+from curiojax.training.step import Step, compile_step
 from curiojax.training.stopping import stop_signal
 from curiojax.training.token_view import token_view
 

@@ -9,13 +9,10 @@ import numpy as np
 
 from curiojax.data.pipeline import SupervisedData
 from curiojax.sharding import named_sharding
+from curiojax.training.passes import teacher_head, teacher_pass
+from curiojax.training.recipe import Recipe
 from curiojax.training.state import TrainState
-from curiojax.training.step import (
-    Recipe,
-    summed_loss,
-    teacher_head,
-    teacher_pass,
-)
+from curiojax.training.step import summed_loss
 
 SHOWN = (
     "entropy",

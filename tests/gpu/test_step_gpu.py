@@ -8,8 +8,9 @@ import pytest
 
 from curiojax import models
 from curiojax.sharding import make_mesh
+from curiojax.training.recipe import Recipe
 from curiojax.training.state import create_state, shardings_of
-from curiojax.training.step import Recipe, compile_step
+from curiojax.training.step import compile_step
 from tests.training import tiny
 
 pytestmark = pytest.mark.gpu

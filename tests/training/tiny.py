@@ -11,9 +11,10 @@ import numpy as np
 from curiojax import models
 from curiojax.config import load_config
 from curiojax.sharding import make_mesh
+from curiojax.training.recipe import Recipe
 from curiojax.training.sft import place
 from curiojax.training.state import create_state, shardings_of
-from curiojax.training.step import Recipe, compile_step
+from curiojax.training.step import compile_step
 
 VOCAB, LENGTH = 96, 32
 MODEL = models.ModelConfig(
