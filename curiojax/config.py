@@ -17,7 +17,12 @@ import yaml
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
 from curiojax.errors import ConfigError
-from curiojax.objectives import OBJECTIVES, AnyObjective, Curio, Objective
+from curiojax.objectives import (
+    ALL_OBJECTIVES,
+    AnyStageObjective,
+    Curio,
+    Objective,
+)
 from curiojax.sections import (
     Checkpoint,
     Data,
@@ -26,29 +31,14 @@ from curiojax.sections import (
     MeshShape,
     Model,
     Optimizer,
+    Reward,
+    Rollout,
     Section,
     Teacher,
     World,
     types_of,
 )
-
-# The paper's text and the released code differ. Where a preset is named, it sets these fields; what
-# a file or an override says wins. Objective fields apply to `objective.name: curio` only.
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {
-        "objective": {"search_steps": 15, "gate_entropy": None},
-        "optimizer": {"lr_horizon_multiplier": 1},
-        "data": {"overlong": "drop"},
-    },
-    "released": {
-        # The 0.03-nat gate is the default already.
-        "objective": {"search_steps": 20},
-        "optimizer": {"lr_horizon_multiplier": 4},
-        "data": {"overlong": "truncate"},
-        "loss": {"normalizer": "pair_token_mean"},
-    },
-}
-
+from curiojax.stages import check_stage, default_objective, merge, with_defaults
 
 # What other programs call them, for the hint after an unknown key.
 ALIASES = {
@@ -59,35 +49,55 @@ ALIASES = {
     "num_train_epochs": "epochs",
     "max_length": "data.max_response_tokens",
     "gradient_checkpointing": "model.remat",
+    "num_generations": "rollouts_per_prompt",
+    "group_size": "rollouts_per_prompt",
+    "max_tokens": "rollout.max_response_tokens",
 }
 
 
-SECTIONS = ("model", "data", "loss", "teacher", "optimizer", "mesh", "checkpoint", "logging")
+SECTIONS = (
+    *("model", "data", "loss", "teacher", "optimizer", "mesh", "checkpoint", "logging"),
+    *("rollout", "reward"),
+)
 
 
 class RunConfig(Section):
     """One run.
 
     Attributes:
-      preset: `paper` or `released`: see `PRESETS`.
-      epochs, steps: passes over the data, or optimiser updates; not both.
+      preset: `paper` or `released`: see `curiojax.stages`.
+      stage: `sft`, which learns from a data file's responses, or `grpo`, which learns from rewards
+        of the model's own.
+      epochs, steps: passes over the data, or optimiser updates; not both. In RL a step is one round
+        of sampling and the updates made from it, 500 by default.
       sequences_per_step: records per update, over all devices.
+      prompts_per_step: prompts that are sampled from in one step of RL.
+      rollouts_per_prompt: completions of each.
+      prompts_per_update: prompts whose completions make one update; divides `prompts_per_step`.
+      max_staleness: 1 lets the completions of a step be sampled during the updates of the step
+        before, from weights that are one step old.
       rows_per_microbatch: rows of `data.row_length` tokens per forward pass, over all devices.
       world: the embedded world that a comparison is made in; it gives model and data.
       compare: several runs of this config, by name, each with its own overrides.
     """
 
     preset: Literal["paper", "released"] | None = None
-    stage: Literal["sft"] = "sft"
+    stage: Literal["sft", "grpo"] = "sft"
     seed: int = Field(default=0, ge=0, lt=2**31)
     output_dir: str | None = None
     epochs: int | None = Field(default=3, ge=1)
     steps: int | None = Field(default=None, ge=1)
     sequences_per_step: int = Field(default=256, ge=1)
     rows_per_microbatch: int = Field(default=16, ge=1)
+    prompts_per_step: int = Field(default=128, ge=1)
+    rollouts_per_prompt: int = Field(default=8, ge=2)
+    prompts_per_update: int = Field(default=64, ge=1)
+    max_staleness: Literal[0, 1] = 0
     model: Model = Model()
     data: Data = Data()
-    objective: AnyObjective = Curio()
+    rollout: Rollout = Rollout()
+    reward: Reward = Reward()
+    objective: AnyStageObjective = Curio()
     loss: Loss = Loss()
     teacher: Teacher = Teacher()
     optimizer: Optimizer = Optimizer()
@@ -103,6 +113,8 @@ class RunConfig(Section):
         if not isinstance(values, Mapping):
             return values
         values = dict(values)
+        if values.get("steps") is None and values.get("stage") == "grpo":
+            values["steps"] = 500
         if values.get("steps") is not None:
             if values.get("epochs") is not None:
                 raise ValueError(
@@ -111,7 +123,8 @@ class RunConfig(Section):
             values["epochs"] = None
         values = {k: {} if v is None and k in SECTIONS else v for k, v in values.items()}
         if isinstance(values.get("objective"), Mapping):
-            values["objective"] = {"name": "curio", **values["objective"]}
+            name = default_objective(values)
+            values["objective"] = {"name": name, **values["objective"]}
             loss = values.get("loss", {})
             if values["objective"]["name"] == "oxa" and isinstance(loss, Mapping):
                 values["loss"] = {"normalizer": "sequence_token_mean", **loss}
@@ -121,6 +134,7 @@ class RunConfig(Section):
     def _check(self) -> RunConfig:
         if bool(self.compare) != (self.world is not None):
             raise ValueError("world and compare belong together; set both, or neither")
+        check_stage(self)
         if self.data.suppressed_path is not None and not self.objective.needs_suppressed:
             raise ValueError(
                 f"data.suppressed_path: objective {self.objective.name} has no use for wrong "
@@ -136,19 +150,30 @@ class RunConfig(Section):
         return self
 
     @property
+    def max_response_tokens(self) -> int:
+        """Longest response, in the data or from the model."""
+        section = self.data if self.stage == "sft" else self.rollout
+        return section.max_response_tokens
+
+    @property
     def row_length(self) -> int:
         """Tokens per row."""
-        return self.data.row_length or self.data.max_prompt_tokens + self.data.max_response_tokens
+        return self.data.row_length or self.data.max_prompt_tokens + self.max_response_tokens
+
+    @property
+    def updates_per_step(self) -> int:
+        """Optimiser updates per step."""
+        return 1 if self.stage == "sft" else self.prompts_per_step // self.prompts_per_update
 
 
 def parse_objective(values: Mapping[str, Any]) -> Objective:
-    """Builds an objective from a dict such as `{"name": "curio", "alpha": 0.5}`.
+    """Builds an objective, supervised or policy, from a dict: `{"name": "curio", "alpha": 0.5}`.
 
     Raises:
       ConfigError: unknown name or field, or a value out of range; names the field.
     """
     try:
-        return TypeAdapter(AnyObjective).validate_python(dict(values))
+        return TypeAdapter(AnyStageObjective).validate_python(dict(values))
     except ValidationError as error:
         raise _explain(error, prefix="objective") from None
 
@@ -160,7 +185,7 @@ def parse_config(values: Mapping[str, Any]) -> RunConfig:
       ConfigError: in one line, naming the field.
     """
     try:
-        return RunConfig.model_validate(_with_preset(values))
+        return RunConfig.model_validate(with_defaults(values))
     except ValidationError as error:
         raise _explain(error) from None
 
@@ -173,8 +198,6 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
         invalid value.
     """
     values = {} if path is None else read_config(path)
-    if isinstance(values.get("objective"), dict):
-        values["objective"] = {"name": "curio", **values["objective"]}
     # The overrides are one tree before they meet the file, so that their order does not matter.
     said: dict[str, Any] = {}
     for override in overrides:
@@ -186,6 +209,9 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
         except yaml.YAMLError:
             value = text
         said = merge(said, _nest(key.strip().split("."), value))
+    if isinstance(values.get("objective"), dict):
+        name = default_objective({**values, **said})
+        values["objective"] = {"name": name, **values["objective"]}
     return parse_config(merge(values, said))
 
 
@@ -226,39 +252,6 @@ def to_yaml(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `update` laid over it, section by section.
-
-    An `objective` of another name replaces the whole objective: the fields of one objective mean
-    nothing to another.
-    """
-    merged = dict(base)
-    for key, value in update.items():
-        old = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(old, Mapping):
-            renamed = "name" in value and value["name"] != old.get("name", value["name"])
-            merged[key] = dict(value) if key == "objective" and renamed else merge(old, value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def _with_preset(values: Mapping[str, Any]) -> dict[str, Any]:
-    preset = values.get("preset")
-    if (
-        not isinstance(preset, str) or preset not in PRESETS
-    ):  # an unknown preset is reported by validation
-        return dict(values)
-    defaults = dict(PRESETS[preset])
-    objective = values.get("objective")
-    if isinstance(objective, Mapping) and objective.get("name", "curio") != "curio":
-        defaults.pop("objective")
-    else:
-        fields = dict(defaults["objective"])
-        defaults["objective"] = {"name": "curio", **fields}
-    return merge(defaults, values)
-
-
 def _nest(keys: Sequence[str], value: Any) -> dict[str, Any]:
     for key in reversed(keys):
         value = {key: value}
@@ -272,7 +265,7 @@ def _explain(error: ValidationError, prefix: str = "") -> ConfigError:
     path = ([prefix] if prefix else []) + location
     # The discriminator of the objective union shows up in the location; it is no key of the file.
     name = "curio"
-    if path[:1] == ["objective"] and len(path) > 1 and path[1] in OBJECTIVES:
+    if path[:1] == ["objective"] and len(path) > 1 and path[1] in ALL_OBJECTIVES:
         name = path.pop(1)
     field = ".".join(path)
     if problem["type"] == "extra_forbidden":
@@ -306,7 +299,7 @@ def valid_keys(
     for name, field in model.model_fields.items():
         keys.append(prefix + name)
         if name == "objective":
-            keys += [f"objective.{key}" for key in OBJECTIVES[objective].model_fields]
+            keys += [f"objective.{key}" for key in ALL_OBJECTIVES[objective].model_fields]
         inner = [t for t in types_of(field.annotation) if issubclass(t, Section)]
         for section in inner:
             keys += valid_keys(section, f"{prefix}{name}.")

@@ -114,9 +114,11 @@ class Teacher(Section):
 
 
 class Optimizer(Section):
-    """AdamW, linear warm-up from `min_lr_ratio`, then cosine down to it.
+    """AdamW, linear warm-up from `min_lr_ratio`, then cosine down to it or a constant.
 
     Attributes:
+      schedule: what follows the warm-up: the default is `cosine` in the supervised stage and
+        `constant` in RL.
       lr_horizon_multiplier: the cosine ends at `steps * lr_horizon_multiplier`; the released code
         uses 4, so that its learning rate ends at 0.88 of the peak.
       max_grad_norm: global-norm clipping.
@@ -124,6 +126,7 @@ class Optimizer(Section):
     """
 
     learning_rate: float = Field(default=1e-5, ge=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
     warmup_steps: int = Field(default=60, ge=0)
     min_lr_ratio: float = Field(default=1e-4, ge=0, le=1)
     lr_horizon_multiplier: float = Field(default=1, gt=0)
@@ -181,6 +184,79 @@ class Logging(Section):
 
     tensorboard: bool = False
     wandb: str | None = None
+
+
+class Rollout(Section):
+    """Where completions come from in the RL stage, and how they are sampled.
+
+    Attributes:
+      engine: `sampler`, the JAX sampler on the trainer's own devices, or `vllm`, servers of their
+        own; see the README for their environment.
+      temperature, top_p, top_k, min_tokens: of the sampling; top_k 0 takes all tokens.
+      max_response_tokens: includes the end-of-sequence token.
+      stop_token_ids: ids that end a completion beside the tokenizer's end-of-sequence token.
+      batch_size: completions that the JAX sampler computes at once, over all devices.
+      vllm_python: the interpreter of vLLM's environment; servers are started with it.
+      base_urls: servers that run already, instead of starting some.
+      num_servers: servers to start.
+      devices: GPUs that belong to the servers, shared out evenly; the trainer takes the others.
+      gpu_memory_utilization: share of a GPU's memory that a server takes.
+      server_args: further command-line arguments of the servers.
+      timeout_seconds: of one request, which is one prompt with all its completions.
+      keep_steps: completions of how many last steps stay on disk; null: of all.
+    """
+
+    engine: Literal["sampler", "vllm"] = "sampler"
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    min_tokens: int = Field(default=0, ge=0)
+    max_response_tokens: int = Field(default=8192, gt=0)
+    stop_token_ids: tuple[int, ...] = ()
+    batch_size: int = Field(default=256, gt=0)
+    vllm_python: str | None = None
+    base_urls: tuple[str, ...] = ()
+    num_servers: int = Field(default=1, ge=1)
+    devices: tuple[int, ...] = ()
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    server_args: tuple[str, ...] = ()
+    timeout_seconds: float = Field(default=1800, gt=0)
+    keep_steps: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Rollout:
+        if self.min_tokens >= self.max_response_tokens:
+            raise ValueError(
+                f"min_tokens is {self.min_tokens}, which leaves no room in max_response_tokens "
+                f"({self.max_response_tokens})"
+            )
+        if self.engine == "vllm" and self.vllm_python is None and not self.base_urls:
+            raise ValueError(
+                "engine vllm needs vllm_python (the interpreter of its environment, e.g. "
+                "/opt/vllm/bin/python) or base_urls of running servers"
+            )
+        if self.vllm_python is not None and self.base_urls:
+            raise ValueError("vllm_python and base_urls are both set; remove one of them")
+        return self
+
+
+class Reward(Section):
+    """How completions are graded: 1 where the answer is right and the format kept, else 0.
+
+    Attributes:
+      verifier: `math` (math-verify), `choice`, `exact`, `number`, `countdown`, `released`,
+        `reasoning_gym:TASK`, or `module:function` of your own.
+      format: `strict`, `released` or `none`.
+      workers: processes that grade; null: one less than there are cores, 16 at most.
+      timeout_seconds: for one completion; a worker that takes longer is killed.
+      memory_limit_mb: of one worker.
+    """
+
+    verifier: str = "math"
+    format: Literal["strict", "released", "none"] = "strict"
+    workers: int | None = Field(default=None, ge=1)
+    timeout_seconds: float = Field(default=10.0, gt=0)
+    memory_limit_mb: int = Field(default=2048, ge=128)
 
 
 class World(Section):

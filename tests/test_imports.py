@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "curiojax"
-LEAVES = {"errors", "objectives", "sections", "config", "sharding", "progress"}
+LEAVES = {"errors", "objectives", "sections", "stages", "config", "sharding", "progress"}
 ALLOWED = {
     "errors": set(),
     "objectives": set(),
     "progress": set(),
     "sections": set(),
-    "config": {"errors", "objectives", "sections"},
+    "stages": {"objectives", "sections"},
+    "config": {"errors", "objectives", "sections", "stages"},
     "sharding": {"errors"},
     "losses": set(),
     "models": {"config", "errors", "sharding"},

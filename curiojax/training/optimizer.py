@@ -14,12 +14,14 @@ def learning_rate(config: Optimizer, steps: int, step: jax.Array) -> jax.Array:
 
     Linear from `min_lr_ratio` to 1 over `warmup_steps`, then cosine to `min_lr_ratio`, reached at
     `steps * lr_horizon_multiplier` and kept from there. The paper's "cosine" is this schedule; the
-    released code stretches it fourfold.
+    released code stretches it fourfold. With `schedule: constant` it stays at 1 after the warm-up.
     """
     s = step.astype(jnp.float32)
     floor, warmup = config.min_lr_ratio, config.warmup_steps
     horizon = max(steps * config.lr_horizon_multiplier, warmup + 1.0)
     rising = floor + (1.0 - floor) * s / max(warmup, 1)
+    if config.schedule == "constant":
+        return config.learning_rate * jnp.where(s < warmup, rising, 1.0)
     progress = jnp.clip((s - warmup) / (horizon - warmup), 0.0, 1.0)
     falling = floor + (1.0 - floor) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
     return config.learning_rate * jnp.where(s < warmup, rising, falling)

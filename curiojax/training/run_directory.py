@@ -41,6 +41,18 @@ NOT_IDENTITY = (
     "data.cache_dir",
     "loss.chunk_tokens",
     "optimizer.skip_limit",
+    "rollout.batch_size",
+    "rollout.vllm_python",
+    "rollout.base_urls",
+    "rollout.num_servers",
+    "rollout.devices",
+    "rollout.gpu_memory_utilization",
+    "rollout.server_args",
+    "rollout.timeout_seconds",
+    "rollout.keep_steps",
+    "reward.workers",
+    "reward.timeout_seconds",
+    "reward.memory_limit_mb",
 )
 
 

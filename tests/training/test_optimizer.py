@@ -53,3 +53,10 @@ def test_update_is_torch_adamw():
         update, state = optimizer.update(jnp.asarray(gradient), state, params)
         params = params - 0.01 * update
     np.testing.assert_allclose(params, weight.detach().numpy(), rtol=2e-5, atol=1e-6)
+
+
+def test_constant_schedule_stays_at_its_peak():
+    config = Optimizer(schedule="constant", warmup_steps=4)
+    assert factor(config, 100, 2) == pytest.approx(1e-4 + 0.9999 * 0.5)
+    assert factor(config, 100, 4) == factor(config, 100, 99) == 1.0
+    assert factor(Optimizer(schedule="constant", warmup_steps=0), 100, 0) == 1.0
