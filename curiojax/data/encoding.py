@@ -48,7 +48,14 @@ def adds_bos(tokenizer: Any) -> bool:
 def encode_prompt(
     template: str, prompt_messages: Sequence[templates.Message], tokenizer: Any
 ) -> list[int]:
-    """Token ids a response continues, as trained on.
+    """`encode_prompts` of one prompt."""
+    return encode_prompts(template, [prompt_messages], tokenizer)[0]
+
+
+def encode_prompts(
+    template: str, prompts: Sequence[Sequence[templates.Message]], tokenizer: Any
+) -> list[list[int]]:
+    """Token ids that responses continue, as trained on.
 
     A model whose tokenizer opens every text with a beginning-of-sequence token (Llama 3) has never
     seen a text without it, so the prompt of a template written out here gets it. With `model` the
@@ -57,8 +64,8 @@ def encode_prompt(
     Raises:
       ConfigError: see `templates.render`.
     """
-    text = templates.render(template, prompt_messages, tokenizer)
-    return _with_bos(template, tokenizer, encode_text(tokenizer, [text]))[0]
+    texts = [templates.render(template, messages, tokenizer) for messages in prompts]
+    return _with_bos(template, tokenizer, encode_text(tokenizer, texts))
 
 
 def _with_bos(template: str, tokenizer: Any, prompts: list[list[int]]) -> list[list[int]]:

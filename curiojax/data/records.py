@@ -31,9 +31,15 @@ class Records(Sequence):
       rows: for each record, its row in the source.
     """
 
-    def __init__(self, table: datasets.Dataset, format: str | None = None):
+    def __init__(
+        self,
+        table: datasets.Dataset,
+        format: str | None = None,
+        need: schemas.Need = "response",
+    ):
         self.columns: list[str] = list(table.column_names)
-        self.format = schemas.detect(self.columns, format)
+        self.format = schemas.detect(self.columns, format, need)
+        self._need: schemas.Need = need
         self.num_rows = len(table)
         self._table = table.select_columns(schemas.columns_read(self.format, self.columns))
         drops: Counter[str] = Counter()
@@ -41,7 +47,7 @@ class Records(Sequence):
         for start in range(0, self.num_rows, 256):
             for index, row in enumerate(self._read(start, start + 256), start):
                 try:
-                    schemas.canonical(self.format, row, index)
+                    schemas.canonical(self.format, row, index, need)
                     self.rows.append(index)
                 except schemas.Dropped as reason:
                     drops[str(reason)] += 1
@@ -54,7 +60,7 @@ class Records(Sequence):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         row = self.rows[index]
-        return schemas.canonical(self.format, self._table[row], row)
+        return schemas.canonical(self.format, self._table[row], row, self._need)
 
     def _read(self, start: int, stop: int) -> list[dict[str, Any]]:
         columns = self._table[start : min(stop, self.num_rows)]
@@ -68,6 +74,7 @@ def load_records(
     split: str = "train",
     limit: int | None = None,
     cache_dir: str | os.PathLike | None = None,
+    need: schemas.Need = "response",
 ) -> Records:
     """Reads a source of records and detects its schema from its columns.
 
@@ -80,6 +87,7 @@ def load_records(
       split: the split of a hub dataset or folder; files are one split.
       limit: look at the first rows only.
       cache_dir: where files are converted to Arrow.
+      need: what every record must hold; rows without it are dropped and counted.
 
     Raises:
       ConfigError: nothing readable there, or no known schema (lists the columns found).
@@ -87,7 +95,7 @@ def load_records(
     table = _load_table(str(path), split, cache_dir)
     if limit is not None:
         table = table.select(range(min(limit, len(table))))
-    return Records(table, format)
+    return Records(table, format, need)
 
 
 def source_fingerprint(path: str | os.PathLike, split: str = "train") -> str:

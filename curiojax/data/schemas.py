@@ -1,14 +1,15 @@
 """Rows of the file formats people have, turned into one canonical record.
 
 A canonical record is `{id, prompt, response, ground_truth, verifier}`: `prompt` is a list of
-`{role, content}` with the roles system, user and assistant, `response` the text to learn.
+`{role, content}` with the roles system, user and assistant, `response` the text to learn. What the
+supervised stage needs of it is the response, what the RL stage needs is the ground truth.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,7 +18,10 @@ from curiojax.errors import ConfigError
 Record = dict[str, Any]
 Row = Mapping[str, Any]
 
+Need = Literal["response", "ground_truth"]
+
 NO_RESPONSE = "no response"
+NO_GROUND_TRUTH = "no ground truth"
 EMPTY_PROMPT = "empty prompt"
 UNSUPPORTED = "unsupported message"
 NO_CORRECT_GENERATION = "no correct and complete generation"
@@ -57,15 +61,12 @@ def _openr1(row: Row) -> Record:
     generations = row["generations"] or []
     correct = row.get("correctness_math_verify") or []
     complete = row.get("is_reasoning_complete") or []
-    for text, right, whole in zip(generations, correct, complete, strict=False):
-        if right and whole and text:
-            break
-    else:
-        raise Dropped(NO_CORRECT_GENERATION)
+    judged = zip(generations, correct, complete, strict=False)
     return {
         "id": row.get("uuid"),
         "prompt": _prompt(row["problem"]),
-        "response": text,
+        "response": next((text for text, right, whole in judged if right and whole and text), None),
+        "missing": NO_CORRECT_GENERATION,
         "ground_truth": row.get("answer"),
     }
 
@@ -74,12 +75,18 @@ def _chat(messages: Any) -> Record:
     """A conversation: its last turn is the response if the assistant has it."""
     turns = _messages(messages)
     if not turns or turns[-1]["role"] != "assistant":
-        raise Dropped(NO_RESPONSE)
+        return {"prompt": turns, "response": None}
     return {"prompt": turns[:-1], "response": turns[-1]["content"]}
 
 
 def _openai(row: Row) -> Record:
     return _chat(row["messages"])
+
+
+def _question_answer(row: Row) -> Record:
+    """A question and its short answer, to be graded against; there is nothing to learn from."""
+    question = next(row[k] for k in ("problem", "question", "prompt") if row.get(k) is not None)
+    return {"prompt": _prompt(question), "response": None}
 
 
 def _sharegpt(row: Row) -> Record:
@@ -128,21 +135,25 @@ FORMATS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], Call
     "sharegpt": (("conversations",), (), ("system",), _sharegpt),
     "prompt_completion": (("prompt",), ("completion", "response"), (), _prompt_completion),
     "alpaca": (("instruction", "output"), (), ("input", "system", "history"), _alpaca),
+    "question_answer": ((), ("problem", "question", "prompt"), (), _question_answer),
 }
 _COMMON = ("id", "uuid", "ground_truth", "answer", "verifier")
 
 
-def detect(columns: Iterable[str], format: str | None = None) -> str:
+def detect(columns: Iterable[str], format: str | None = None, need: Need = "response") -> str:
     """The name of the format whose columns these are, or `format` if it fits them.
+
+    Only formats with what is needed are looked at.
 
     Raises:
       ConfigError: no format fits, or the one asked for does not; lists columns and formats.
     """
     columns = list(columns)
+    formats = [name for name in FORMATS if need == "ground_truth" or name != "question_answer"]
     found = f"the columns are {', '.join(columns) or 'none'}"
     if format is not None:
-        if format not in FORMATS:
-            known = ", ".join(FORMATS)
+        if format not in formats:
+            known = ", ".join(formats)
             raise ConfigError(f"data.format: unknown format {format!r}; choose one of {known}")
         if not _fits(format, columns):
             raise ConfigError(
@@ -150,15 +161,15 @@ def detect(columns: Iterable[str], format: str | None = None) -> str:
                 "rename the columns or remove data.format to detect it"
             )
         return format
-    for name in FORMATS:
+    for name in formats:
         if _fits(name, columns):
             return name
-    if "text" in columns:
+    if "text" in columns and need == "response":
         raise ConfigError(
             f"data.path: {found}; a `text` column does not say where the prompt ends, and only the "
             "response is learnt; split it into `prompt` and `completion`"
         )
-    known = "; ".join(f"{name} ({_needs(name)})" for name in FORMATS)
+    known = "; ".join(f"{name} ({_needs(name)})" for name in formats)
     raise ConfigError(
         f"data.path: no known format has these columns: {found}; known formats: {known}; "
         "rename the columns, or choose with data.format"
@@ -172,8 +183,14 @@ def columns_read(name: str, columns: Iterable[str]) -> list[str]:
     return [column for column in columns if column in wanted]
 
 
-def canonical(name: str, row: Row, index: int) -> Record:
+def canonical(name: str, row: Row, index: int, need: Need = "response") -> Record:
     """The canonical record of a row.
+
+    Args:
+      name: a key of `FORMATS`.
+      row: the row.
+      index: its number, the id of a record without one.
+      need: what the record must hold.
 
     Raises:
       Dropped: with the reason.
@@ -182,8 +199,8 @@ def canonical(name: str, row: Row, index: int) -> Record:
     record["response"] = record["response"] or ""
     if not isinstance(record["response"], str):
         raise Dropped(UNSUPPORTED)
-    if not record["response"].strip():
-        raise Dropped(NO_RESPONSE)
+    if need == "response" and not record["response"].strip():
+        raise Dropped(record.get("missing", NO_RESPONSE))
     if not any(t["content"].strip() for t in record["prompt"] if t["role"] != "system"):
         raise Dropped(EMPTY_PROMPT)
     identity = next(
@@ -192,6 +209,8 @@ def canonical(name: str, row: Row, index: int) -> Record:
     truth = record.get("ground_truth")
     if truth is None:
         truth = next((row[k] for k in ("ground_truth", "answer") if row.get(k) is not None), None)
+    if need == "ground_truth" and (truth is None or not str(truth).strip()):
+        raise Dropped(NO_GROUND_TRUTH)
     return {
         "id": str(identity),
         "prompt": record["prompt"],
@@ -208,8 +227,8 @@ def _fits(name: str, columns: list[str]) -> bool:
 
 def _needs(name: str) -> str:
     required, either, _, _ = FORMATS[name]
-    text = ", ".join(required)
-    return f"{text} and {' or '.join(either)}" if either else text
+    parts = [", ".join(required), " or ".join(either)]
+    return " and ".join(part for part in parts if part)
 
 
 def _decode(value: Any) -> Any:

@@ -1,0 +1,104 @@
+import json
+
+import numpy as np
+import pytest
+
+from curiojax.config import Data
+from curiojax.data.encoding import encode_prompt
+from curiojax.data.prompts import UNVERIFIABLE, build_prompts
+from curiojax.errors import ConfigError
+from tests.data.conftest import make_tokenizer
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def build(path, gradable=lambda truth: True, seed=0, **data):
+    section = Data(path=path, template="curio", **data)
+    return build_prompts(section, make_tokenizer(), seed=seed, gradable=gradable)
+
+
+@pytest.fixture
+def questions(tmp_path):
+    rows = [{"problem": f"What is {i} + 1?", "answer": str(i + 1)} for i in range(10)]
+    return write(tmp_path / "questions.jsonl", rows)
+
+
+def test_questions_with_answers_need_no_response(questions):
+    data = build(questions)
+    assert len(data) == 10 and data.drops == {}
+    assert data.ground_truths[3] == "4"
+    message = [{"role": "user", "content": "What is 3 + 1?"}]
+    assert data.ids[3] == encode_prompt("curio", message, make_tokenizer())
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {
+            "prompt": [{"role": "user", "content": "1 + 1?"}],
+            "reward_model": {"ground_truth": "2"},
+            "target": None,
+        },
+        {"messages": [{"role": "user", "content": "1 + 1?"}], "ground_truth": "2"},
+        {"prompt": "1 + 1?", "answer": "2"},
+        {
+            "problem": "1 + 1?",
+            "answer": "2",
+            "generations": ["?"],
+            "correctness_math_verify": [False],
+            "is_reasoning_complete": [True],
+        },
+    ],
+)
+def test_every_schema_gives_prompts(tmp_path, row):
+    data = build(write(tmp_path / "rows.jsonl", [row]))
+    want = encode_prompt("curio", [{"role": "user", "content": "1 + 1?"}], make_tokenizer())
+    assert (data.ids, data.ground_truths) == ([want], ["2"])
+
+
+def test_what_is_left_out_is_counted(tmp_path):
+    rows = [
+        {"problem": "fine?", "answer": "1"},
+        {"problem": "no answer?", "answer": None},
+        {"problem": "odd answer?", "answer": "see figure"},
+        {"problem": "long? " * 200, "answer": "1"},
+    ]
+    data = build(write(tmp_path / "rows.jsonl", rows), str.isdigit, max_prompt_tokens=900)
+    assert len(data) == 1
+    assert data.drops == {"no ground truth": 1, UNVERIFIABLE: 1, "prompt too long": 1}
+
+
+def test_every_prompt_comes_once_per_epoch_whatever_the_step_size(questions):
+    data = build(questions)
+    for count in (2, 3, 7, 10, 25):
+        stream = np.concatenate([data.indices(step, count) for step in range(60 // count)])
+        whole = len(stream) // 10 * 10
+        for epoch in stream[:whole].reshape(-1, 10):
+            assert sorted(epoch) == list(range(10))
+    assert not np.array_equal(data.indices(0, 10), data.indices(1, 10))
+    assert not np.array_equal(data.indices(0, 10), build(questions, seed=1).indices(0, 10))
+
+
+def test_extra_draws_are_reproducible_and_differ(questions):
+    data = build(questions)
+    draws = [data.extra_indices(step, draw, 64) for step in range(3) for draw in range(3)]
+    assert len({tuple(draw) for draw in draws}) == 9
+    np.testing.assert_array_equal(draws[4], data.extra_indices(1, 1, 64))
+    assert set(np.concatenate(draws)) == set(range(10))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"problem": "1 + 1?", "answer": None}], "ground_truth or answer"),
+        ([{"problem": "1 + 1?", "answer": "two"}], "reward.verifier"),
+        ([{"question_text": "1 + 1?"}], "no known format"),
+    ],
+)
+def test_nothing_to_sample_from_is_one_line(tmp_path, rows, message):
+    with pytest.raises(ConfigError, match=r"data\.path") as error:
+        build(write(tmp_path / "rows.jsonl", rows), str.isdigit)
+    assert message in str(error.value) and "\n" not in str(error.value)
