@@ -22,13 +22,18 @@ def check_fit(config: RunConfig, model: ModelConfig, mesh: Mesh) -> None:
     """Raises a `ConfigError` when the config, the model and the mesh do not go together."""
     check_divisible("rows_per_microbatch", config.rows_per_microbatch, mesh, "batch")
     check_mesh(model, mesh)
-    longest = config.data.max_prompt_tokens + config.data.max_response_tokens
+    longest = config.data.max_prompt_tokens + config.max_response_tokens
     if longest > model.max_position_embeddings:
+        field = f"{'data' if config.stage == 'sft' else 'rollout'}.max_response_tokens"
         raise ConfigError(
-            f"data.max_response_tokens: prompt + response may reach {longest} tokens, but the "
-            f"model's context is {model.max_position_embeddings}; lower data.max_prompt_tokens or "
-            "data.max_response_tokens, or extend the context with model.rope_theta and "
-            "model.max_position_embeddings"
+            f"{field}: prompt + response may reach {longest} tokens, but the model's context is "
+            f"{model.max_position_embeddings}; lower data.max_prompt_tokens or {field}, or extend "
+            "the context with model.rope_theta and model.max_position_embeddings"
+        )
+    if config.stage == "grpo" and longest - 1 > config.row_length:
+        raise ConfigError(
+            f"data.row_length: {config.row_length} is shorter than prompt + response, which may "
+            f"reach {longest} tokens; raise it, or lower rollout.max_response_tokens"
         )
     if config.model.attention == "cudnn" and jax.default_backend() != "gpu":
         raise ConfigError("model.attention: cudnn needs an NVIDIA GPU; use auto")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -94,3 +96,21 @@ def chunks_of(recipe: Recipe) -> dict[str, Any]:
         "chunk_tokens": recipe.config.loss.chunk_tokens,
         "num_shards": num_batch_shards(recipe.mesh),
     }
+
+
+def place(arrays: dict[str, np.ndarray], mesh: Mesh) -> Iterator[Batch]:
+    """The micro-batches of a step, laid out over the mesh.
+
+    Args:
+      arrays: [M, R, T] each, the same on every process; each takes what its devices need.
+      mesh: the devices.
+    """
+    sharding = named_sharding(mesh, ("batch", "length"))
+    count = len(next(iter(arrays.values())))
+    for index in range(count):
+        yield {
+            name: jax.make_array_from_callback(
+                array.shape[1:], sharding, lambda part, rows=array[index]: rows[part]
+            )
+            for name, array in arrays.items()
+        }

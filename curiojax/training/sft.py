@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
 
 from curiojax import models, progress
 from curiojax.config import RunConfig, to_yaml
 from curiojax.data.pipeline import SupervisedData
 from curiojax.data.tokenizer import load_tokenizer
 from curiojax.errors import ConfigError
-from curiojax.models import ModelConfig
 from curiojax.reports.training import write_training_report
-from curiojax.sharding import make_mesh, named_sharding
+from curiojax.sharding import make_mesh
 from curiojax.training import plan
 from curiojax.training.checkpoint import Checkpoints
 from curiojax.training.metrics import MetricsWriter, Watch, check_loggers, read_metrics
-from curiojax.training.recipe import Batch, Recipe
+from curiojax.training.recipe import Recipe, place
+from curiojax.training.result import Result, export, finished
 from curiojax.training.run_directory import (
     check_claim,
     claim,
@@ -37,21 +33,6 @@ from curiojax.training.state import TrainState
 from curiojax.training.step import Step, compile_step
 from curiojax.training.stopping import stop_signal
 from curiojax.training.token_view import token_view
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a finished run leaves behind.
-
-    Attributes:
-      directory: the run directory; the model is in `hf`.
-      metrics: one dict per optimiser update.
-      token_view: one expert response with per-token numbers; None if it could not be made.
-    """
-
-    directory: Path
-    metrics: list[dict[str, Any]]
-    token_view: dict[str, Any] | None
 
 
 def run_sft(config: RunConfig, *, name: str = "training", details: bool = True) -> Result:
@@ -156,32 +137,6 @@ def train(
     return state
 
 
-def place(arrays: dict[str, np.ndarray], mesh: Mesh) -> Iterator[Batch]:
-    """The micro-batches of a step, laid out over the mesh.
-
-    Args:
-      arrays: [M, R, T] each, the same on every process; each takes what its devices need.
-      mesh: the devices.
-    """
-    sharding = named_sharding(mesh, ("batch", "length"))
-    count = len(next(iter(arrays.values())))
-    for index in range(count):
-        yield {
-            name: jax.make_array_from_callback(
-                array.shape[1:], sharding, lambda part, rows=array[index]: rows[part]
-            )
-            for name, array in arrays.items()
-        }
-
-
-def export(params: Any, model: ModelConfig, config: RunConfig, path: Path) -> None:
-    """Writes the weights as a Hugging Face checkpoint, in the source checkpoint's dtype."""
-    with progress.status(f"writing {path}"):
-        models.save_pretrained(
-            params, model, path, tokenizer_from=config.model.path, dtype=model.checkpoint_dtype
-        )
-
-
 def describe(
     recipe: Recipe,
     state: TrainState,
@@ -208,13 +163,3 @@ def describe(
     except Exception as error:
         say(f"warning: the report could not be written ({type(error).__name__}: {error})")
     return Result(directory, metrics, view)
-
-
-def finished(directory: Path) -> Result | None:
-    """The result of a run that has written everything, from its files."""
-    view = directory / "token_view.json"
-    parts = (directory / "hf" / "config.json", directory / "report.html", view)
-    metrics = read_metrics(directory / "metrics.jsonl")
-    if not metrics or not all(part.is_file() for part in parts):
-        return None
-    return Result(directory, metrics, json.loads(view.read_text(encoding="utf-8")))

@@ -1,0 +1,89 @@
+"""Completions with their advantages, packed into the micro-batches of an update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from curiojax.data.packing import pack
+from curiojax.losses import aggregation_weights
+from curiojax.objectives import PolicyObjective
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One prompt with one completion of it.
+
+    Attributes:
+      prompt, tokens: token ids.
+      log_probs: the sampler's, one for each of `tokens`, nats.
+      advantage: see `curiojax.losses.group_advantages`.
+      learnt: whether it takes part in the loss.
+    """
+
+    prompt: Sequence[int]
+    tokens: Sequence[int]
+    log_probs: Sequence[float]
+    advantage: float
+    learnt: bool = True
+
+    @property
+    def num_inputs(self) -> int:
+        """Tokens it takes in a row; its last token is only ever a label."""
+        return len(self.prompt) + len(self.tokens) - 1
+
+
+def microbatches(
+    trajectories: Sequence[Trajectory],
+    objective: PolicyObjective,
+    *,
+    rows: int,
+    row_length: int,
+    max_length: int,
+    packing: bool = True,
+) -> dict[str, np.ndarray]:
+    """The micro-batches of one update.
+
+    Args:
+      trajectories: all of the update's; a share of the loss is theirs whatever row they are in.
+      objective: decides how tokens are weighted.
+      rows, row_length: of a micro-batch.
+      max_length: longest response allowed, in tokens.
+      packing: several trajectories share a row.
+
+    Returns:
+      Arrays [M, rows, row_length] as `SupervisedData.batch` makes them, with these differences:
+      `loss_mask` holds the factor of a token's loss (see `aggregation_weights`) and `loss_share`
+      what it adds to the sum that the update divides by; `advantages` and `sampler_log_probs` are
+      those of the label. Float32, 0 where no label of a response is.
+    """
+    learnt = np.asarray([len(t.tokens) if t.learnt else 0 for t in trajectories])
+    factors, shares = aggregation_weights(learnt, objective.aggregation, max_length=max_length)
+    lengths = [t.num_inputs for t in trajectories]
+    layout = pack(lengths, row_length) if packing else [[i] for i in range(len(lengths))]
+    count = max(-(-len(layout) // rows), 1)
+    shape = (count * rows, row_length)
+    batch = {name: np.zeros(shape, np.int32) for name in INTEGERS}
+    batch |= {name: np.zeros(shape, np.float32) for name in FLOATS}
+    for row, members in enumerate(layout):
+        start = 0
+        for segment, index in enumerate(members, 1):
+            trajectory, stop = trajectories[index], start + lengths[index]
+            ids = np.asarray([*trajectory.prompt, *trajectory.tokens], np.int32)
+            batch["tokens"][row, start:stop] = ids[:-1]
+            batch["labels"][row, start:stop] = ids[1:]
+            batch["positions"][row, start:stop] = np.arange(stop - start)
+            batch["segment_ids"][row, start:stop] = segment
+            response = slice(start + len(trajectory.prompt) - 1, stop)
+            batch["loss_mask"][row, response] = factors[index]
+            batch["loss_share"][row, response] = shares[index]
+            batch["advantages"][row, response] = trajectory.advantage
+            batch["sampler_log_probs"][row, response] = trajectory.log_probs
+            start = stop
+    return {name: array.reshape(count, rows, row_length) for name, array in batch.items()}
+
+
+INTEGERS = ("tokens", "labels", "positions", "segment_ids")
+FLOATS = ("loss_mask", "loss_share", "advantages", "sampler_log_probs")

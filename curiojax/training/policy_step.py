@@ -1,0 +1,190 @@
+"""One update of the policy, as three jitted programs.
+
+    log_probs(params, batch)                   -> scores   what the old policy (or the reference)
+                                                            gives each token, no gradient
+    accumulate(params, sums, batch, scores)    -> sums     adds one micro-batch's gradient sums
+    update(state, sums, last)                  -> state    divides once, clips, AdamW
+
+The old policy is the trainer's own at the start of the step, never the sampler's record of it: the
+two differ by numerics, and their ratio would be clipped for no reason. In the first update after a
+rollout the old policy is the current one, and the ratio is exactly 1 because it is taken from the
+very same numbers. All programs are compiled ahead of time for one shape of micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from curiojax import models
+from curiojax.losses import lm_head
+from curiojax.sharding import named_sharding
+from curiojax.training import statistics
+from curiojax.training.experience import FLOATS, INTEGERS
+from curiojax.training.recipe import Batch, Recipe, chunks_of, head_of
+from curiojax.training.state import TrainState, shardings_of
+from curiojax.training.update import Scalars, Sums, add_sums, apply_update, empty_sums
+
+PyTree = Any
+Scores = dict[str, jax.Array]
+
+
+def abstract_batch(recipe: Recipe) -> dict[str, jax.ShapeDtypeStruct]:
+    """The arrays of a micro-batch of `curiojax.training.experience`."""
+    shape = (recipe.config.rows_per_microbatch, recipe.config.row_length)
+    sharding = named_sharding(recipe.mesh, ("batch", "length"))
+    dtypes = dict.fromkeys(INTEGERS, jnp.int32) | dict.fromkeys(FLOATS, jnp.float32)
+    return {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+        for name, dtype in dtypes.items()
+    }
+
+
+def log_probs(recipe: Recipe, params: PyTree, batch: Batch) -> jax.Array:
+    """Log-probability of every label at the rollouts' temperature, float32 [B, T]."""
+    model = replace(recipe.model, remat="none")
+    hidden = models.forward(
+        params, model, batch["tokens"], batch["positions"], batch["segment_ids"]
+    )
+    scores = lm_head.log_prob_pass(
+        head_of(params, model),
+        hidden,
+        batch["labels"],
+        batch["loss_mask"],
+        temperature=recipe.config.rollout.temperature,
+        **chunks_of(recipe),
+    )
+    return scores["log_prob"]
+
+
+def measure_microbatch(recipe: Recipe, params: PyTree, batch: Batch, scores: Scores) -> Sums:
+    """Gradient sums and statistics of one micro-batch.
+
+    Args:
+      scores: `old_log_probs`, `on_policy` (1: the old policy is the current one, and the former are
+        not looked at) and, where the objective has a reference, `ref_log_probs`; [B, T] each.
+    """
+    model = recipe.model
+    mask = batch["loss_mask"]
+    given = {name: batch[name] for name in ("advantages", "sampler_log_probs")} | scores
+
+    def loss_fn(p: PyTree) -> tuple[jax.Array, Scores]:
+        hidden = models.forward(p, model, batch["tokens"], batch["positions"], batch["segment_ids"])
+        return lm_head.chunked_loss(
+            recipe.config.objective,
+            head_of(p, model),
+            hidden,
+            batch["labels"],
+            mask,
+            given,
+            temperature=recipe.config.rollout.temperature,
+            **chunks_of(recipe),
+        )
+
+    (loss, tokens), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+    stats = statistics.measure(recipe.config.objective, tokens, mask > 0, model.vocab_size)
+    stats.sums["positions"] = jnp.sum((batch["segment_ids"] > 0).astype(jnp.float32))
+    stats.sums["slots"] = jnp.asarray(mask.size, jnp.float32)
+    grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
+    return Sums(grads, loss, jnp.sum(batch["loss_share"]), stats)
+
+
+@dataclass(frozen=True)
+class PolicyStep:
+    """The compiled programs of a recipe.
+
+    Attributes:
+      recipe: what they were compiled from.
+      log_probs: `(params, batch) -> [B, T]`.
+      accumulate, update, zeros: as in `curiojax.training.step.Step`.
+    """
+
+    recipe: Recipe
+    log_probs: Callable
+    accumulate: Callable
+    update: Callable
+    zeros: Callable
+
+    def score(
+        self, state: TrainState, batches: Sequence[Batch], *, on_policy: bool
+    ) -> list[Scores]:
+        """What every micro-batch of an update needs to know before it, at the start of the step.
+
+        Args:
+          on_policy: the update is the step's first, so that the old policy need not be asked.
+        """
+        found = []
+        for batch in batches:
+            flag = jnp.full_like(batch["loss_mask"], float(on_policy))
+            old = jnp.zeros_like(flag) if on_policy else self.log_probs(state.params, batch)
+            scores = {"old_log_probs": old, "on_policy": flag}
+            if self.recipe.teacher is not None:
+                scores["ref_log_probs"] = self.log_probs(state.teacher.params, batch)
+            found.append(scores)
+        return found
+
+    def __call__(
+        self, state: TrainState, batches: Sequence[Batch], scores: Sequence[Scores], last: bool
+    ) -> tuple[TrainState, Scalars]:
+        """One update; `last` says whether it ends the step."""
+        sums = self.zeros()
+        for batch, known in zip(batches, scores, strict=True):
+            sums = self.accumulate(state.params, sums, batch, known)
+        return self.update(state, sums, jnp.int32(last))
+
+    def memory(self) -> dict[str, Any]:
+        """XLA's memory analysis of each program, by name."""
+        programs = {
+            "log_probs": self.log_probs,
+            "accumulate": self.accumulate,
+            "update": self.update,
+        }
+        return {name: program.memory_analysis() for name, program in programs.items()}
+
+
+def compile_policy_step(recipe: Recipe) -> PolicyStep:
+    """Lowers and compiles the programs for the recipe's mesh and shapes."""
+    state, batch = recipe.abstract_state(), abstract_batch(recipe)
+    replicated = named_sharding(recipe.mesh, ())
+    by_row = named_sharding(recipe.mesh, ("batch", "length"))
+    names = ["old_log_probs", "on_policy"] + ["ref_log_probs"] * (recipe.teacher is not None)
+    scores = dict.fromkeys(names, batch["loss_mask"])
+
+    def measure(params, batch, scores):
+        return measure_microbatch(recipe, params, batch, scores)
+
+    def update(state, sums, last):
+        new, scalars = apply_update(recipe, state, sums)
+        return new._replace(step=state.step + last), scalars
+
+    with jax.set_mesh(recipe.mesh):
+        run_log_probs = jax.jit(lambda p, b: log_probs(recipe, p, b), out_shardings=by_row)
+        shapes = jax.eval_shape(measure, state.params, batch, scores)
+        rest = jax.tree.map(lambda s: replicated, shapes._replace(grads=None))
+        shardings = rest._replace(grads=shardings_of(state.params))
+        sums = jax.tree.map(
+            lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
+            shapes,
+            shardings,
+        )
+        zeros = jax.jit(lambda: empty_sums(shapes), out_shardings=shardings)
+        accumulate = jax.jit(
+            lambda params, sums, batch, scores: add_sums(sums, measure(params, batch, scores)),
+            donate_argnums=1,
+            out_shardings=shardings,
+        )
+        run_update = jax.jit(
+            update, donate_argnums=0, out_shardings=(shardings_of(state), replicated)
+        )
+        last = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated)
+        return PolicyStep(
+            recipe,
+            run_log_probs.lower(state.params, batch).compile(),
+            accumulate.lower(state.params, sums, batch, scores).compile(),
+            run_update.lower(state, sums, last).compile(),
+            zeros.lower().compile(),
+        )
