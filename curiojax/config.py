@@ -17,7 +17,13 @@ import yaml
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
 from curiojax.errors import ConfigError
-from curiojax.objectives import OBJECTIVES, AnyObjective, Curio, Objective
+from curiojax.objectives import (
+    ALL_OBJECTIVES,
+    AnyObjective,
+    AnyStageObjective,
+    Curio,
+    Objective,
+)
 from curiojax.sections import (
     Checkpoint,
     Data,
@@ -142,13 +148,13 @@ class RunConfig(Section):
 
 
 def parse_objective(values: Mapping[str, Any]) -> Objective:
-    """Builds an objective from a dict such as `{"name": "curio", "alpha": 0.5}`.
+    """Builds an objective, supervised or policy, from a dict: `{"name": "curio", "alpha": 0.5}`.
 
     Raises:
       ConfigError: unknown name or field, or a value out of range; names the field.
     """
     try:
-        return TypeAdapter(AnyObjective).validate_python(dict(values))
+        return TypeAdapter(AnyStageObjective).validate_python(dict(values))
     except ValidationError as error:
         raise _explain(error, prefix="objective") from None
 
@@ -272,7 +278,7 @@ def _explain(error: ValidationError, prefix: str = "") -> ConfigError:
     path = ([prefix] if prefix else []) + location
     # The discriminator of the objective union shows up in the location; it is no key of the file.
     name = "curio"
-    if path[:1] == ["objective"] and len(path) > 1 and path[1] in OBJECTIVES:
+    if path[:1] == ["objective"] and len(path) > 1 and path[1] in ALL_OBJECTIVES:
         name = path.pop(1)
     field = ".".join(path)
     if problem["type"] == "extra_forbidden":
@@ -306,7 +312,7 @@ def valid_keys(
     for name, field in model.model_fields.items():
         keys.append(prefix + name)
         if name == "objective":
-            keys += [f"objective.{key}" for key in OBJECTIVES[objective].model_fields]
+            keys += [f"objective.{key}" for key in ALL_OBJECTIVES[objective].model_fields]
         inner = [t for t in types_of(field.annotation) if issubclass(t, Section)]
         for section in inner:
             keys += valid_keys(section, f"{prefix}{name}.")
