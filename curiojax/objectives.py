@@ -284,8 +284,8 @@ class Grpo(PolicyObjective):
     """GRPO with two clip ranges (paper, Table 6).
 
     Attributes:
-      dual_clip: bound on the ratio where the advantage is negative, and the range above has no
-        upper end; null: none. verl's default is 3, DAPO's scripts take 10.
+      dual_clip: upper bound on the ratio where the advantage is negative and the range above has
+        none in force; null: none. verl's default is 3, DAPO's scripts take 10.
       tis_cap: truncated importance sampling: the loss of a token is multiplied by the probability
         that the trainer's old policy gave it over the sampler's, at most this; null: off. 2 is
         usual.
@@ -336,9 +336,9 @@ class GrpoReleased(PolicyObjective):
     """The loss of the code released with the paper, which is not that of its Table 6.
 
     With the ratio r and the advantage A a token's loss is min(-A log p, -A clip(r)). It works out
-    to -A clip(r) where A > 0, whose gradient ends at both ends of the range, and to -A log p where
-    A < 0: REINFORCE, with neither ratio nor clip. The value of a sequence is the sum over its
-    tokens, divided by the longest response allowed.
+    to -A clip(r) where A > 0, whose gradient vanishes beyond either end of the range, and to
+    -A log p where A < 0: REINFORCE, with neither ratio nor clip. The value of a sequence is the sum
+    over its tokens, divided by the longest response allowed.
     """
 
     name: Literal["grpo_released"] = "grpo_released"

@@ -1,7 +1,22 @@
-"""Losses: pure functions from logits to one value per token, never reduced."""
+"""Losses: pure functions from logits or log-probabilities to one value per token, not reduced."""
 
+from curiojax.losses.advantages import group_advantages, groups_with_signal, handle_overlong
+from curiojax.losses.aggregation import aggregate, aggregation_weights
 from curiojax.losses.curio import largest_safe_alpha
+from curiojax.losses.policy import effective_sample_share, policy_loss
 from curiojax.losses.supervised import per_token_loss, teacher_targets
 from curiojax.losses.temperature import entropy_guided_temperature
 
-__all__ = ["entropy_guided_temperature", "largest_safe_alpha", "per_token_loss", "teacher_targets"]
+__all__ = [
+    "aggregate",
+    "aggregation_weights",
+    "effective_sample_share",
+    "entropy_guided_temperature",
+    "group_advantages",
+    "groups_with_signal",
+    "handle_overlong",
+    "largest_safe_alpha",
+    "per_token_loss",
+    "policy_loss",
+    "teacher_targets",
+]

@@ -14,16 +14,18 @@ forms the teacher's logits here, chunk by chunk beside the student's, from its h
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from curiojax.losses.chunks import chunking, head_logits, valid_hidden
+from curiojax.losses.policy import POLICY_LOSSES, policy_token_loss, score
 from curiojax.losses.supervised import per_token_loss, teacher_targets
 from curiojax.losses.temperature import entropy, log_softmax_parts
 
 if TYPE_CHECKING:
-    from curiojax.objectives import AnyObjective
+    from curiojax.objectives import AnyObjective, Policy
 
 Metrics = dict[str, jax.Array]
 Teacher = tuple[jax.Array, jax.Array]
@@ -35,6 +37,22 @@ _GIVEN = {
     "selected": "selected",
     "suppressed": "suppressed",
 }
+_GIVEN_POLICY = (
+    *("advantages", "old_log_probs", "on_policy", "sampler_log_probs", "ref_log_probs"),
+)
+
+
+class _How(NamedTuple):
+    """What is static about a loss in chunks."""
+
+    objective: Any
+    temperature: float
+    chunk_tokens: int
+    num_shards: int
+
+    @property
+    def is_policy(self) -> bool:
+        return self.objective.name in POLICY_LOSSES
 
 
 def teacher_pass(
@@ -88,15 +106,44 @@ def entropy_pass(
     return scores["entropy"]
 
 
+def log_prob_pass(
+    head: jax.Array,
+    hidden: jax.Array,
+    labels: jax.Array,
+    mask: jax.Array,
+    *,
+    temperature: float = 1.0,
+    chunk_tokens: int = 1024,
+    num_shards: int = 1,
+) -> Metrics:
+    """Log-probability of every label, and entropy: the old or reference policy of a policy loss.
+
+    Args:
+      temperature: of the rollouts; divides the logits.
+      head, hidden, labels, mask, chunk_tokens, num_shards: as in `teacher_pass`.
+
+    Returns:
+      `log_prob` and `entropy` (nats), float32 `[B, T]`, 0 where the mask is 0. No gradient.
+
+    Raises:
+      ValueError: the temperature is not positive.
+    """
+
+    def scores_of(logits, labels):
+        return score(logits, labels, temperature)
+
+    return _score(scores_of, head, hidden, labels, mask, chunk_tokens, num_shards)
+
+
 def _score(function, head, hidden, labels, mask, chunk_tokens, num_shards) -> Metrics:
     """`function(logits [N, V], labels [N])` of all tokens, chunk by chunk, without a gradient."""
     head, hidden = jax.lax.stop_gradient((head.astype(hidden.dtype), hidden))
-    split, join, _ = _chunking(hidden.shape, chunk_tokens, num_shards)
+    split, join, _ = chunking(hidden.shape, chunk_tokens, num_shards)
 
     def one_chunk(_, chunk):
         hidden, labels, mask = chunk
         kept = mask.reshape(-1) != 0
-        logits = jnp.where(kept[:, None], _logits(_valid(hidden, mask), head), 0)
+        logits = jnp.where(kept[:, None], head_logits(valid_hidden(hidden, mask), head), 0)
         scores = function(logits, jnp.where(kept, labels.reshape(-1), 0))
         scores = jax.tree.map(lambda x: jnp.where(kept, x, 0).reshape(mask.shape), scores)
         return None, scores
@@ -106,7 +153,7 @@ def _score(function, head, hidden, labels, mask, chunk_tokens, num_shards) -> Me
 
 
 def chunked_loss(
-    objective: AnyObjective,
+    objective: AnyObjective | Policy,
     head: jax.Array,
     hidden: jax.Array,
     labels: jax.Array,
@@ -114,6 +161,7 @@ def chunked_loss(
     targets: Metrics | None = None,
     *,
     teacher: Teacher | None = None,
+    temperature: float = 1.0,
     chunk_tokens: int = 1024,
     num_shards: int = 1,
     reference: bool = False,
@@ -131,9 +179,13 @@ def chunked_loss(
         `per_token_loss`), and its hidden state gets a zero gradient.
       targets: what is known about each token beforehand, `[B, T]`: what `teacher_pass` returned,
         `selected` (needed by `Entropy` with `top_fraction` below 1, since a chunk cannot know the
-        quantile of all tokens) and `suppressed` (for `Oxa`).
+        quantile of all tokens) and `suppressed` (for `Oxa`). A policy objective takes `advantages`
+        and what else `policy_loss` is given: `old_log_probs` (left out, the ratio is exactly 1, as
+        it is in the first update after a rollout), `on_policy`, `sampler_log_probs`,
+        `ref_log_probs`.
       teacher: head `[V, D]` and hidden states `[B, T, D]` of the other model, for objectives with
         `needs_teacher_logits`; D may differ from the student's.
+      temperature: of the rollouts, for policy objectives; divides the logits.
       chunk_tokens: tokens of one chunk on each of the `num_shards` groups of devices. The largest
         buffers are some float32 `[chunk_tokens, V]`.
       num_shards: over how many groups of devices B is split (data x fsdp). Each sums the head's
@@ -143,120 +195,102 @@ def chunked_loss(
 
     Returns:
       `sum(mask * loss)`, float32 `[]`, to be divided by a global count by the caller, and the
-      metrics of `per_token_loss` as float32 `[B, T]`, which carry no gradient. Gradients flow to
-      `head` (in its dtype) and `hidden` only.
+      metrics of `per_token_loss` (or `policy_token_loss`) as float32 `[B, T]`, which carry no
+      gradient. Gradients flow to `head` (in its dtype) and `hidden` only.
 
     Raises:
-      ValueError: B is not a multiple of `num_shards`, or something the objective needs is missing.
+      ValueError: B is not a multiple of `num_shards`, something the objective needs is missing, or
+        a temperature that it has no use for.
     """
+    how = _How(objective, temperature, chunk_tokens, num_shards)
     mask = mask.astype(jnp.float32)
-    given = {name: x for name, x in (targets or {}).items() if name in _GIVEN}
+    names = _GIVEN_POLICY if how.is_policy else _GIVEN
+    given = {name: x for name, x in (targets or {}).items() if name in names}
+    if how.is_policy and "advantages" not in given:
+        raise ValueError(f"{objective.name}: needs targets['advantages'] of all tokens")
+    if not how.is_policy and temperature != 1:
+        raise ValueError(f"{objective.name}: a temperature is for policy objectives only")
     if getattr(objective, "selects_tokens", False) and "selected" not in given:
         raise ValueError("entropy: top_fraction below 1 needs targets['selected'] of all tokens")
     if teacher is not None:
         teacher = teacher[0].astype(teacher[1].dtype), teacher[1]
     run = _reference if reference else _fused
     constants = jax.lax.stop_gradient((labels, mask, given, teacher))
-    return run(objective, chunk_tokens, num_shards, head, hidden, *constants)
-
-
-def _chunking(shape: tuple[int, ...], chunk_tokens: int, num_shards: int):
-    """How `[B, T, ...]` becomes chunks `[n, num_shards, tokens, ...]` (padded with 0), and back."""
-    batch, length = shape[:2]
-    if batch % num_shards:
-        raise ValueError(f"batch of {batch} rows is not a multiple of num_shards={num_shards}")
-    rows = batch // num_shards
-    num_chunks = max(1, -(-length * rows // chunk_tokens))
-    width = -(-length // min(num_chunks, length))
-    num_chunks = -(-length // width)
-
-    def split(x: jax.Array) -> jax.Array:
-        padding = [(0, 0), (0, num_chunks * width - length)] + [(0, 0)] * (x.ndim - 2)
-        x = jnp.pad(x, padding).reshape(num_shards, rows, num_chunks, width, *x.shape[2:])
-        return jnp.moveaxis(x, 2, 0).reshape(num_chunks, num_shards, rows * width, *x.shape[4:])
-
-    def join(x: jax.Array) -> jax.Array:
-        x = x.reshape(num_chunks, num_shards, rows, width, *x.shape[3:])
-        x = jnp.moveaxis(x, 0, 2).reshape(batch, num_chunks * width, *x.shape[4:])
-        return x[:, :length]
-
-    return split, join, num_chunks
-
-
-def _valid(hidden: jax.Array, mask: jax.Array) -> jax.Array:
-    """Hidden states with 0 where the mask is 0: a NaN there would reach the head's gradient."""
-    return jnp.where(mask[..., None] != 0, hidden, jnp.zeros_like(hidden))
-
-
-def _logits(hidden: jax.Array, head: jax.Array) -> jax.Array:
-    """Float32 `[S * N, V]` from hidden `[S, N, D]`."""
-    logits = jnp.einsum("snd,vd->snv", hidden, head, preferred_element_type=jnp.float32)
-    return logits.reshape(-1, head.shape[0])
+    return run(how, head, hidden, *constants)
 
 
 def _teacher_logits(teacher_head, teacher_hidden, mask) -> jax.Array | None:
     if teacher_head is None:
         return None
-    return _logits(_valid(teacher_hidden, mask), teacher_head)
+    return head_logits(valid_hidden(teacher_hidden, mask), teacher_head)
 
 
-def _chunk_loss(objective, logits, labels, mask, targets: Metrics, teacher_logits):
+def _chunk_loss(how: _How, logits, labels, mask, targets: Metrics, teacher_logits):
     """Weighted loss of one chunk and its metrics `[S, N]`, from logits `[S * N, V]`."""
-    loss, metrics = per_token_loss(
-        objective,
-        logits,
-        labels.reshape(-1),
-        teacher_logits=teacher_logits,
-        mask=mask.reshape(-1),
-        **{_GIVEN[name]: x.reshape(-1) for name, x in targets.items()},
-    )
+    given = {name: x.reshape(-1) for name, x in targets.items()}
+    if how.is_policy:
+        loss, metrics = policy_token_loss(
+            how.objective,
+            logits,
+            labels.reshape(-1),
+            mask=mask.reshape(-1),
+            temperature=how.temperature,
+            **given,
+        )
+    else:
+        loss, metrics = per_token_loss(
+            how.objective,
+            logits,
+            labels.reshape(-1),
+            teacher_logits=teacher_logits,
+            mask=mask.reshape(-1),
+            **{_GIVEN[name]: x for name, x in given.items()},
+        )
     metrics = {name: x.reshape(mask.shape) for name, x in metrics.items()}
     # Per shard first: one sum over devices after the scan instead of one per chunk.
     return (mask * loss.reshape(mask.shape)).sum(axis=-1), metrics
 
 
-def _reference(objective, chunk_tokens, num_shards, head, hidden, labels, mask, targets, teacher):
-    split, join, _ = _chunking(hidden.shape, chunk_tokens, num_shards)
+def _reference(how: _How, head, hidden, labels, mask, targets, teacher):
+    split, join, _ = chunking(hidden.shape, how.chunk_tokens, how.num_shards)
     weights = head.astype(hidden.dtype)
     teacher_head, teacher_hidden = teacher or (None, None)
 
     @jax.checkpoint
     def one_chunk(total, chunk):
         hidden, labels, mask, targets, teacher_hidden = chunk
-        logits = _logits(_valid(hidden, mask), weights)
+        logits = head_logits(valid_hidden(hidden, mask), weights)
         others = _teacher_logits(teacher_head, teacher_hidden, mask)
-        losses, metrics = _chunk_loss(objective, logits, labels, mask, targets, others)
+        losses, metrics = _chunk_loss(how, logits, labels, mask, targets, others)
         return total + losses, metrics
 
-    start = jnp.zeros((num_shards,), jnp.float32)
+    start = jnp.zeros((how.num_shards,), jnp.float32)
     chunks = jax.tree.map(split, (hidden, labels, mask, targets, teacher_hidden))
     losses, metrics = jax.lax.scan(one_chunk, start, chunks)
     return losses.sum(), jax.tree.map(join, jax.lax.stop_gradient(metrics))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _fused(objective, chunk_tokens, num_shards, head, hidden, *constants):
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _fused(how: _How, head, hidden, *constants):
     # Without differentiation no gradient is formed.
-    return _reference(objective, chunk_tokens, num_shards, head, hidden, *constants)
+    return _reference(how, head, hidden, *constants)
 
 
-def _fused_forward(
-    objective, chunk_tokens, num_shards, head, hidden, labels, mask, targets, teacher
-):
-    split, join, _ = _chunking(hidden.shape, chunk_tokens, num_shards)
+def _fused_forward(how: _How, head, hidden, labels, mask, targets, teacher):
+    split, join, _ = chunking(hidden.shape, how.chunk_tokens, how.num_shards)
     weights = head.astype(hidden.dtype)
     teacher_head, teacher_hidden = teacher or (None, None)
 
     def one_chunk(carry, chunk):
         total, head_grads = carry
         hidden, labels, mask, targets, teacher_hidden = chunk
-        hidden = _valid(hidden, mask)
+        hidden = valid_hidden(hidden, mask)
         others = _teacher_logits(teacher_head, teacher_hidden, mask)
 
         def loss_of(logits):
-            return _chunk_loss(objective, logits, labels, mask, targets, others)
+            return _chunk_loss(how, logits, labels, mask, targets, others)
 
-        losses, pullback, metrics = jax.vjp(loss_of, _logits(hidden, weights), has_aux=True)
+        losses, pullback, metrics = jax.vjp(loss_of, head_logits(hidden, weights), has_aux=True)
         (grads,) = pullback(jnp.ones_like(losses))
         grads = grads.reshape(*mask.shape, -1).astype(hidden.dtype)
         hidden_grads = jnp.einsum(
@@ -266,8 +300,8 @@ def _fused_forward(
         return (total + losses, head_grads), (hidden_grads, metrics)
 
     start = (
-        jnp.zeros((num_shards,), jnp.float32),
-        jnp.zeros((num_shards, *head.shape), jnp.float32),
+        jnp.zeros((how.num_shards,), jnp.float32),
+        jnp.zeros((how.num_shards, *head.shape), jnp.float32),
     )
     chunks = jax.tree.map(split, (hidden, labels, mask, targets, teacher_hidden))
     (losses, head_grads), (hidden_grads, metrics) = jax.lax.scan(one_chunk, start, chunks)
@@ -276,7 +310,7 @@ def _fused_forward(
     return (losses.sum(), jax.tree.map(join, metrics)), residual
 
 
-def _fused_backward(objective, chunk_tokens, num_shards, residual, cotangents):
+def _fused_backward(how: _How, residual, cotangents):
     head_grads, hidden_grads, witness = residual
     scale, _ = cotangents
     head_grads = (scale * head_grads).astype(witness.dtype)

@@ -1,0 +1,44 @@
+"""Policy losses of expert demonstrations that stand among the rollouts of a group.
+
+Their tokens have no log-probability under the policy that wrote them. p = exp(log_probs).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def luffy_loss(log_probs: jax.Array, advantages: jax.Array, gamma: float = 0.1) -> jax.Array:
+    """LUFFY (arXiv 2504.14945): -A p / (p + gamma), the expert's probability taken as 1.
+
+    The shaping weighs the gradient of a token by gamma p / (p + gamma)^2, the most where p = gamma.
+
+    Args:
+      log_probs: `[B, T]`; advantages: `[B, 1]` or `[B, T]`.
+
+    Returns:
+      float32 `[B, T]`, not reduced.
+    """
+    prob = jnp.exp(log_probs.astype(jnp.float32))
+    return -jax.lax.stop_gradient(advantages) * prob / (prob + gamma)
+
+
+def rl_plus_loss(
+    log_probs: jax.Array, old_log_probs: jax.Array, advantages: jax.Array, gamma: float = 0.5
+) -> jax.Array:
+    """RL-PLUS (arXiv 2508.00222): -A sg[(1 - p)^gamma] 2 p / (1.5 p_old + 0.5).
+
+    The denominator is p_old plus an estimate (p_old + 1) / 2 of the expert's probability; the
+    factor in front prefers tokens that the policy finds unlikely.
+
+    Args:
+      log_probs, old_log_probs: `[B, T]`; advantages: `[B, 1]` or `[B, T]`.
+
+    Returns:
+      float32 `[B, T]`, not reduced.
+    """
+    prob = jnp.exp(log_probs.astype(jnp.float32))
+    old = jax.lax.stop_gradient(jnp.exp(old_log_probs.astype(jnp.float32)))
+    explore = jax.lax.stop_gradient(jnp.maximum(1 - prob, 0) ** gamma)
+    return -jax.lax.stop_gradient(advantages) * explore * 2 * prob / (1.5 * old + 0.5)
