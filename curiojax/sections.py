@@ -198,10 +198,9 @@ class Rollout(Section):
       batch_size: completions that the JAX sampler computes at once, over all devices.
       vllm_python: the interpreter of vLLM's environment; servers are started with it.
       base_urls: servers that run already, instead of starting some.
-      num_servers: servers to start.
+      num_servers: servers to start; null: one per device, or one where no devices are named.
       devices: GPUs that belong to the servers, shared out evenly; the trainer takes the others.
-      gpu_memory_utilization: share of a GPU's memory that a server takes.
-      server_args: further command-line arguments of the servers.
+      extra_args: further command-line arguments of the servers.
       timeout_seconds: of one request, which is one prompt with all its completions.
       keep_steps: completions of how many last steps stay on disk; null: of all.
     """
@@ -216,10 +215,9 @@ class Rollout(Section):
     batch_size: int = Field(default=256, gt=0)
     vllm_python: str | None = None
     base_urls: tuple[str, ...] = ()
-    num_servers: int = Field(default=1, ge=1)
+    num_servers: int | None = Field(default=None, ge=1)
     devices: tuple[int, ...] = ()
-    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
-    server_args: tuple[str, ...] = ()
+    extra_args: tuple[str, ...] = ()
     timeout_seconds: float = Field(default=1800, gt=0)
     keep_steps: int | None = Field(default=None, ge=1)
 

@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(USAGE)
         return
     config = read_arguments(arguments)
+    leave_devices_to_servers(config)
     initialize_distributed()
     quiet_libraries()
     only_first_process_shows_progress()
@@ -41,6 +42,11 @@ def main(arguments: list[str] | None = None) -> None:
         from curiojax.quickstart import run_comparison
 
         run_comparison(config)
+        return
+    if config.stage == "grpo":
+        from curiojax.training.grpo import run_grpo
+
+        finish(run_grpo(config))
         return
     from curiojax.training.sft import run_sft
 
@@ -99,6 +105,34 @@ def initialize_distributed() -> None:
     jax.distributed.initialize(coordinator_address=address, num_processes=count, process_id=index)
 
 
+def leave_devices_to_servers(config: RunConfig) -> None:
+    """Keeps JAX off the GPUs that belong to vLLM's servers."""
+    theirs = set(config.rollout.devices)
+    if config.stage != "grpo" or config.rollout.engine != "vllm" or not theirs:
+        return
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        every = [name.strip() for name in visible.split(",") if name.strip()]
+    else:
+        every = [str(number) for number in range(_count_gpus())]
+    ours = [name for name in every if name not in {str(number) for number in theirs}]
+    if every and not ours:
+        raise ConfigError(
+            f"rollout.devices: {sorted(theirs)} are all the GPUs there are ({', '.join(every)}); "
+            "leave some to the trainer"
+        )
+    import jax
+
+    # By position among the visible ones; the servers go by the names of the devices.
+    jax.config.update(
+        "jax_cuda_visible_devices", ",".join(str(every.index(name)) for name in ours) or "all"
+    )
+
+
+def _count_gpus() -> int:
+    return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+
+
 def quiet_libraries() -> None:
     """Keeps the libraries' routine messages out of the way of the progress bar."""
     for name in ("absl", "orbax", "jax", "datasets", "transformers", "huggingface_hub"):
@@ -127,6 +161,8 @@ def finish(result) -> None:
         return
     last = result.metrics[-1] if result.metrics else {}
     shown = ("step", "loss", "sft_nll", "sed_k2", "entropy", "entropy_top20", "tau_mean")
+    if "reward" in last:
+        shown = ("step", "reward", "accuracy", "format_rate", "entropy", "response_tokens")
     progress.print_pairs("last step", {key: last[key] for key in shown if key in last})
     progress.print_pairs(
         "written",

@@ -72,7 +72,7 @@ def build_prompts(
     tokenizer: Any,
     *,
     seed: int,
-    gradable: Callable[[str], bool],
+    gradable: Callable[[list[str]], list[bool]],
     progress: Callable[[int, int], None] | None = None,
 ) -> PromptData:
     """Reads, checks and tokenises the prompts.
@@ -81,8 +81,8 @@ def build_prompts(
       data_config: the `data` section of a run's config.
       tokenizer: a Hugging Face tokenizer.
       seed: of the order of the prompts.
-      gradable: whether the verifier can grade against a ground truth. A prompt whose ground truth
-        it cannot parse would only ever be punished, so it is left out and counted.
+      gradable: for ground truths, whether the verifier can grade against each. A prompt whose
+        ground truth it cannot parse would only ever be punished, so it is left out and counted.
       progress: called with (records done, records in all).
 
     Raises:
@@ -111,13 +111,14 @@ def build_prompts(
         prompts = encoding.encode_prompts(
             data_config.template, [record["prompt"] for record in chunk], tokenizer
         )
-        for record, prompt in zip(chunk, prompts, strict=True):
-            truth = str(record["ground_truth"])
+        texts = [str(record["ground_truth"]) for record in chunk]
+        verifiable = gradable(texts)
+        for record, prompt, truth, fine in zip(chunk, prompts, texts, verifiable, strict=True):
             if not prompt:
                 drop(encoding.EMPTY_PROMPT)
             elif len(prompt) > data_config.max_prompt_tokens:
                 drop(encoding.PROMPT_TOO_LONG)
-            elif not gradable(truth):
+            elif not fine:
                 drop(UNVERIFIABLE)
             else:
                 ids.append(prompt)

@@ -60,6 +60,12 @@ class MetricsWriter:
                 config=config,
             )
 
+    def __enter__(self) -> MetricsWriter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
     def write(self, metrics: dict[str, Any]) -> None:
         self._file.write(_to_line(metrics))
         self._file.flush()

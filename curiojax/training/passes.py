@@ -27,10 +27,11 @@ def teacher_pass(recipe: Recipe, teacher_params: PyTree, batch: Batch) -> dict[s
     hidden = models.forward(
         teacher_params, model, batch["tokens"], batch["positions"], batch["segment_ids"]
     )
-    if recipe.config.objective.needs_teacher_logits:
+    objective: Any = recipe.config.objective
+    if objective.needs_teacher_logits:
         return {"teacher_hidden": hidden}
     return lm_head.teacher_pass(
-        recipe.config.objective,
+        objective,
         head_of(teacher_params, model),
         hidden,
         batch["labels"],

@@ -11,9 +11,11 @@ from jax.sharding import Mesh
 
 from curiojax.config import RunConfig
 from curiojax.data.pipeline import SupervisedData
+from curiojax.data.prompts import PromptData
 from curiojax.errors import ConfigError
 from curiojax.models import ModelConfig, abstract_params, check_mesh
 from curiojax.sharding import check_divisible, num_batch_shards
+from curiojax.training.policy_step import PolicyStep
 from curiojax.training.recipe import Recipe
 from curiojax.training.step import Step
 
@@ -84,12 +86,35 @@ def derived(
     }
 
 
+def derived_rl(
+    config: RunConfig, model: ModelConfig, prompts: PromptData, mesh: Mesh
+) -> dict[str, Any]:
+    """The numbers that follow from the config of the RL stage: per step, per run."""
+    rollouts = config.prompts_per_step * config.rollouts_per_prompt
+    per_update = config.prompts_per_update * config.rollouts_per_prompt
+    rows, shards = config.rows_per_microbatch, num_batch_shards(mesh)
+    seen = (config.steps or 0) * config.prompts_per_step / len(prompts)
+    return {
+        "parameters": f"{count_parameters(model):,}",
+        "devices": f"{mesh.size} = {' x '.join(f'{n} {s}' for n, s in mesh.shape.items())}",
+        "prompts": f"{len(prompts):,}",
+        "completions per step": f"{rollouts:,} = {config.prompts_per_step:,} prompts x "
+        f"{config.rollouts_per_prompt}, of at most {config.rollout.max_response_tokens:,} tokens",
+        "updates per step": f"{config.updates_per_step}, of {per_update:,} completions",
+        "rows per micro-batch": f"{rows} of {config.row_length:,} tokens; {rows // shards} per "
+        "device",
+        "steps": f"{config.steps:,} = {seen:.2f} epochs",
+        "sampled by": config.rollout.engine,
+        "graded by": f"{config.reward.verifier}, format {config.reward.format}",
+    }
+
+
 def count_parameters(model: ModelConfig) -> int:
     """How many weights a model of this architecture has."""
     return sum(math.prod(p.shape) for p in jax.tree.leaves(abstract_params(model, np.float32)))
 
 
-def memory_budget(recipe: Recipe, step: Step) -> dict[str, str]:
+def memory_budget(recipe: Recipe, step: Step | PolicyStep) -> dict[str, str]:
     """Bytes per device by kind: exact for what is kept, XLA's own figure for what is temporary."""
     state = recipe.abstract_state()
     budget = {

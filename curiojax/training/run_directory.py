@@ -12,7 +12,6 @@ import jax
 from jax.experimental import multihost_utils
 
 from curiojax.config import RunConfig, to_yaml
-from curiojax.data.pipeline import SupervisedData
 from curiojax.errors import ConfigError
 
 try:
@@ -46,8 +45,7 @@ NOT_IDENTITY = (
     "rollout.base_urls",
     "rollout.num_servers",
     "rollout.devices",
-    "rollout.gpu_memory_utilization",
-    "rollout.server_args",
+    "rollout.extra_args",
     "rollout.timeout_seconds",
     "rollout.keep_steps",
     "reward.workers",
@@ -61,14 +59,14 @@ def run_directory(config: RunConfig) -> Path:
     return Path(require(config.output_dir, "output_dir")).expanduser()
 
 
-def identity(config: RunConfig, model_fingerprint: str, data: SupervisedData) -> dict[str, Any]:
+def identity(config: RunConfig, model_fingerprint: str, data_fingerprint: str) -> dict[str, Any]:
     """What a run is: its config, less what may change, with the contents of model and data."""
     values = config.model_dump(mode="json")
     for key in NOT_IDENTITY:
         section, _, leaf = key.rpartition(".")
         (values[section] if section else values).pop(leaf)
     values["model"]["fingerprint"] = model_fingerprint
-    values["data"]["fingerprint"] = data.fingerprint
+    values["data"]["fingerprint"] = data_fingerprint
     return values
 
 

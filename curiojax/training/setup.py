@@ -11,8 +11,10 @@ import numpy as np
 from curiojax import models, progress
 from curiojax.config import RunConfig
 from curiojax.data.pipeline import SupervisedData, build_dataset
+from curiojax.data.prompts import PromptData, build_prompts
 from curiojax.errors import ConfigError
 from curiojax.models import ModelConfig
+from curiojax.rewards.pool import Item, RewardPool
 from curiojax.training.recipe import Recipe
 from curiojax.training.run_directory import require
 from curiojax.training.state import TrainState, create_state, shardings_of
@@ -66,6 +68,24 @@ def build_data(config: RunConfig, tokenizer: Any) -> SupervisedData:
     for warning in data.warnings:
         say(f"warning: {warning}")
     return data
+
+
+def build_prompt_data(config: RunConfig, tokenizer: Any, grader: RewardPool) -> PromptData:
+    """The prompts of the RL stage; prints what was left out."""
+    require(config.data.path, "data.path")
+
+    def gradable(truths: list[str]) -> list[bool]:
+        # An empty response is right for nobody; what matters is what the verifier says of the gold.
+        grades = grader.grade([Item("", truth) for truth in truths])
+        return [grade.status != "unverifiable" for grade in grades]
+
+    with progress.LazyBar("reading prompts") as bar:
+        prompts = build_prompts(
+            config.data, tokenizer, seed=config.seed, gradable=gradable, progress=bar
+        )
+    if prompts.drops:
+        progress.print_pairs("records dropped", prompts.drops)
+    return prompts
 
 
 def initial_state(recipe: Recipe) -> TrainState:

@@ -56,7 +56,7 @@ def run_sft(config: RunConfig, *, name: str = "training", details: bool = True) 
     plan.check_fit(config, model, mesh)
     tokenizer = load_tokenizer(require(config.model.path, "model.path"))
     data = build_data(config, tokenizer)
-    ours = identity(config, fingerprint, data)
+    ours = identity(config, fingerprint, data.fingerprint)
     check_claim(directory, ours)
     steps = plan.total_steps(config, data)
     if details:

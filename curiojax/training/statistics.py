@@ -40,6 +40,16 @@ MEANS = {
     "ratio": "ratio_mean",
     "clipped": "clipped",
     "old_kl": "old_kl",
+    "policy_loss": "policy_loss",
+    "clipped_high": "clipped_high",
+    "clipped_low": "clipped_low",
+    "dual_clipped": "dual_clipped",
+    "mismatch_abs": "mismatch_abs",
+    "mismatch_k1": "mismatch_k1",
+    "mismatch_k3": "mismatch_k3",
+    "tis_weight": "tis_weight",
+    "tis_weight_squared": "tis_weight_squared",
+    "tis_capped": "tis_capped",
 }
 # The same over the tokens that are to be unlearnt.
 SUPPRESSED_MEANS = {
@@ -52,7 +62,7 @@ SUPPRESSED_MEANS = {
 class Stats(NamedTuple):
     """Attributes:
     sums: masked sums over tokens, float32 [] each.
-    extremes: {"weight_min": ..., "weight_max": ..., "ratio_max": ...}, where there are such.
+    extremes: {"weight_min": ..., "ratio_max": ..., "mismatch_max": ...}, where there are such.
     entropy: {name: float32 [2, ENTROPY_BINS]}, token counts and entropy sums per bin.
     tau: float32 [TAU_BINS], token counts.
     """
@@ -110,8 +120,9 @@ def measure(
         sums["weight_negative"] = total(weight < 0.0)
         extremes["weight_min"] = jnp.min(jnp.where(mask, weight, jnp.inf))
         extremes["weight_max"] = jnp.max(jnp.where(mask, weight, -jnp.inf))
-    if "ratio" in tokens:
-        extremes["ratio_max"] = jnp.max(jnp.where(mask, tokens["ratio"], -jnp.inf))
+    for key, name in (("ratio", "ratio_max"), ("mismatch_abs", "mismatch_max")):
+        if key in tokens:
+            extremes[name] = jnp.max(jnp.where(mask, tokens[key], -jnp.inf))
     if "teacher_entropy" in tokens:
         entropy["teacher_entropy"] = _entropy_histogram(tokens["teacher_entropy"], mask, vocab_size)
     if "tau" in tokens:

@@ -17,7 +17,11 @@ def write(path, rows):
 
 def build(path, gradable=lambda truth: True, seed=0, **data):
     section = Data(path=path, template="curio", **data)
-    return build_prompts(section, make_tokenizer(), seed=seed, gradable=gradable)
+
+    def all_gradable(truths):
+        return [gradable(truth) for truth in truths]
+
+    return build_prompts(section, make_tokenizer(), seed=seed, gradable=all_gradable)
 
 
 @pytest.fixture

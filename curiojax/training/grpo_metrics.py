@@ -1,0 +1,91 @@
+"""What a step of the RL stage reports."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from curiojax.config import RunConfig
+from curiojax.losses import effective_sample_share
+from curiojax.training import statistics
+from curiojax.training.recipe import Recipe
+from curiojax.training.rounds import Round
+from curiojax.training.update import Scalars
+
+
+class Clock:
+    """Wall time of the parts of a step."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._parts: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._parts[part] = self._parts.get(part, 0.0) + time.perf_counter() - start
+
+    def seconds(self, found: Round) -> dict[str, float]:
+        """`<part>_seconds`, those of the round, and `step_seconds` since the clock was made.
+
+        A round that was sampled beside the step before counts with its own time, so the parts may
+        add up to more than the step.
+        """
+        parts = {"generate": found.generate_seconds, "grade": found.grade_seconds, **self._parts}
+        whole = time.perf_counter() - self._start
+        return {f"{name}_seconds": value for name, value in parts.items()} | {"step_seconds": whole}
+
+
+def update_metrics(recipe: Recipe, results: Sequence[Scalars]) -> dict[str, Any]:
+    """Means over all tokens of the step's updates; `loss` and `grad_norm` are means over updates.
+
+    Args:
+      results: of the updates, on the host.
+    """
+    stats = reduce(statistics.add, (scalars.stats for scalars in results))
+    report = statistics.summarize(stats, recipe.config.objective, recipe.model.vocab_size)
+    slots, positions = report.pop("slots"), report.pop("positions")
+    report.pop("sft_nll")
+    tokens = report["tokens"]
+    squares = report.pop("tis_weight_squared")
+    report["ess_share"] = effective_sample_share(
+        report["tis_weight"] * tokens, squares * tokens, tokens
+    )
+    return {
+        "loss": float(np.mean([s.loss for s in results])),
+        **report,
+        "learning_rate": float(results[-1].learning_rate),
+        "grad_norm": float(np.mean([s.grad_norm for s in results])),
+        "skipped": sum(int(not s.finite) for s in results),
+        "padding_share": 1.0 - positions / max(slots, 1e-9),
+    }
+
+
+def round_metrics(config: RunConfig, found: Round) -> dict[str, Any]:
+    """What the completions of a step were like."""
+    rewards = np.asarray([group.rewards for group in found.groups])
+    grades = [grade for group in found.groups for grade in group.grades]
+    lengths = np.asarray([len(c.tokens) for g in found.groups for c in g.completions])
+    truncated = [cut for group in found.groups for cut in group.truncated]
+    statuses = Counter(grade.status for grade in grades)
+    return {
+        "reward": float(rewards.mean()),
+        "accuracy": float(np.mean([grade.correct for grade in grades])),
+        "format_rate": float(np.mean([grade.format_ok for grade in grades])),
+        "groups_all_0": float((rewards.max(axis=1) == 0).mean()),
+        "groups_all_1": float((rewards.min(axis=1) == 1).mean()),
+        "groups_sampled": found.sampled,
+        "response_tokens": float(lengths.mean()),
+        "response_tokens_max": int(lengths.max()),
+        "truncated_share": float(np.mean(truncated)),
+        "grade_statuses": dict(sorted(statuses.items())),
+        "rollout_version": found.version,
+        "generated_tokens_per_second": float(lengths.sum()) / max(found.generate_seconds, 1e-9),
+    }
