@@ -8,6 +8,7 @@ run on any text, hostile ones included.
 from __future__ import annotations
 
 import re
+from collections import deque
 from typing import NamedTuple
 
 MAX_RESPONSE_CHARS = 262_144
@@ -31,7 +32,7 @@ _MATH_SPAN = re.compile(
     r"\$\$?([^$]{1,400})\$\$?|\\\(((?:[^\\]|\\[^)]){1,400})\\\)|\\\[((?:[^\\]|\\[^\]]){1,400})\\\]"
 )
 _NUMBER = re.compile(
-    r"(?<![A-Za-z0-9.,])[-−]?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s?/\s?\d+)?%?"
+    r"(?<![A-Za-z0-9.,])[-\u2212]?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s?/\s?\d+)?%?"
 )
 _FINAL_ANSWER = re.compile(
     r"\bfinal\s+answer\s*(?:is|:|=)\s*[:*]*\s*(?=\$|\\\(|-?\d)", re.IGNORECASE
@@ -46,6 +47,12 @@ class Box(NamedTuple):
     start: int
     end: int
     content: str
+
+
+def last_match(pattern: re.Pattern[str], text: str, start: int = 0) -> re.Match[str] | None:
+    """The last match of a pattern in a text."""
+    last = deque(pattern.finditer(text, start), maxlen=1)
+    return last[0] if last else None
 
 
 def answer_section(response: str) -> str:
@@ -85,9 +92,7 @@ def last_boxed(text: str) -> str | None:
     found = boxes(text)
     if found:
         return unbox(found[-1].content)
-    bare = None
-    for bare in _BARE_BOX.finditer(text):
-        pass
+    bare = last_match(_BARE_BOX, text)
     return bare[1].rstrip(".,") if bare else None
 
 
@@ -144,9 +149,7 @@ def extract_answer(response: str) -> str | None:
 def _contradiction(section: str) -> str | None:
     """The answer of a `final answer is` after the last box."""
     found = boxes(section)
-    stated = None
-    for stated in _FINAL_ANSWER.finditer(section, found[-1].end if found else len(section)):
-        pass
+    stated = last_match(_FINAL_ANSWER, section, found[-1].end if found else len(section))
     if stated is None:
         return None
     rest = section[stated.end() : stated.end() + 402]
@@ -155,9 +158,7 @@ def _contradiction(section: str) -> str | None:
 
 
 def _without_box(text: str) -> str | None:
-    stated = None
-    for stated in _ANSWER_IS.finditer(text):
-        pass
+    stated = last_match(_ANSWER_IS, text)
     if stated is not None:
         line = text[stated.end() :].lstrip().partition("\n")[0][:400]
         answer = _in_math(line) or _plain_statement(line)
@@ -176,7 +177,7 @@ def _plain_statement(line: str) -> str | None:
     if not sentence:
         return None
     words = _WORD.findall(sentence)
-    if not words or len(words) <= 2 and " " not in sentence.strip():
+    if not words or (len(words) <= 2 and " " not in sentence.strip()):
         return sentence
     numbers = list(_NUMBER.finditer(sentence))
     if numbers:

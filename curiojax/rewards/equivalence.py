@@ -40,6 +40,7 @@ def prepare_gold(ground_truth: str) -> str:
     return normalise(unbox(ground_truth[:MAX_GOLD_CHARS]))
 
 
+@functools.lru_cache(maxsize=4096)
 def is_verifiable(ground_truth: str) -> bool:
     """Whether answers can be compared with this right answer.
 
@@ -87,7 +88,7 @@ def equivalent(gold: str, answer: str) -> bool:
         return _same_number(first, second)
     if too_expensive(gold, gold) or too_expensive(answer, gold):
         return False
-    math_verify = _math_verify()
+    math_verify = load_math_verify()
     parsed_gold, parsed_answer = _parse(gold), _parse(answer)
     if not parsed_gold or not parsed_answer:
         return False
@@ -109,7 +110,8 @@ def _same_number(first: Quantity, second: Quantity) -> bool:
 
 
 @functools.cache
-def _math_verify() -> Any:
+def load_math_verify() -> Any:
+    """Imports math-verify, a third of a second the first time, and silences its logging."""
     import math_verify
 
     # It logs what it failed to parse; a sympy object may be among the arguments.
@@ -120,13 +122,13 @@ def _math_verify() -> Any:
 
 @functools.cache
 def _extraction() -> list[Any]:
-    return [_math_verify().LatexExtractionConfig(boxed_match_priority=0)]
+    return [load_math_verify().LatexExtractionConfig(boxed_match_priority=0)]
 
 
 def _parse(text: str) -> list[Any]:
     """Parses one formula as a whole; an empty list if it is none."""
     # `first_match`: else a fraction within a text that does not parse is taken for the answer.
-    return _math_verify().parse(
+    return load_math_verify().parse(
         f"\\boxed{{{text}}}",
         _extraction(),
         fallback_mode="no_fallback",

@@ -24,7 +24,22 @@ _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|\d+(?:\.\d+)?|\.\d+|\S")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _OPENING = {"{": "}", "(": ")", "[": "]"}
 _CLOSING = set(_OPENING.values())
-_SEPARATORS = {"+", "-", ",", ";", ":", "&", "=", "<", ">", "\\\\", "\\pm", "\\mp", "\\cup", "\\cap"}
+_SEPARATORS = {
+    "+",
+    "-",
+    ",",
+    ";",
+    ":",
+    "&",
+    "=",
+    "<",
+    ">",
+    "\\\\",
+    "\\pm",
+    "\\mp",
+    "\\cup",
+    "\\cap",
+}
 _SEPARATORS |= {"\\le", "\\ge", "\\leq", "\\geq", "\\ne", "\\neq", "\\in", "\\to", "\\mid"}
 _FRACTIONS = {"\\frac", "\\dfrac", "\\tfrac", "\\cfrac"}
 _BINOMIALS = {"\\binom", "\\dbinom", "\\tbinom"}

@@ -4,6 +4,8 @@ r"""One spelling for what can be written in many ways, before answers are compar
 All of it is linear in the length of the text.
 """
 
+# ruff: noqa: RUF001  (look-alikes of ASCII characters are what this module is about)
+
 from __future__ import annotations
 
 import re
