@@ -1,0 +1,542 @@
+"""Grades responses in processes that can be killed, and never waits for one of them for ever.
+
+Verifiers run computer algebra on text that a model wrote. Some of it takes for ever, some takes all
+memory, and neither can be stopped from within. So every item has a deadline and every worker a
+memory limit; a worker that exceeds one is killed and replaced, and the item gets a status of its
+own rather than a quiet 0.
+
+One thread per worker hands it one item at a time over a socket of its own. Process pools in which
+the workers share a locked queue (pebble, concurrent.futures) stop for good, or fail as a whole,
+when a worker is killed from outside while it holds the lock, as the kernel does when memory is
+short.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import queue
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Generic, NamedTuple, TypeVar
+
+from curiojax.errors import ConfigError
+from curiojax.rewards.answers import MAX_RESPONSE_CHARS
+from curiojax.rewards.formats import check_format
+from curiojax.rewards.process import PoolClosing, WorkerFailed, WorkerProcess
+from curiojax.rewards.verifiers import check_verifier
+from curiojax.rewards.worker import digest
+
+logger = logging.getLogger(__name__)
+
+STATUSES = (
+    "ok",  # the answer was compared
+    "no_answer",  # there is none
+    "unverifiable",  # nothing can be compared with this ground truth: leave the item out
+    "error",  # the verifier failed
+    "timeout",  # it took longer than `timeout_seconds`
+    "memory",  # it took more than `memory_limit_mb`
+    "crash",  # it took the worker down, twice
+    "too_long",  # the response is over the size limit, and was not looked at
+)
+# A worker may die of something else than the item it is at, such as what came before it.
+_MAX_ATTEMPTS = 2
+# A verdict on these would come out the same another time.
+_REPEATABLE = frozenset(STATUSES) - {"crash"}
+# A worker this full is replaced between two items, so that none pays for its predecessors.
+_RETIRE_SHARE = 0.5
+_LOOK_EVERY = 50  # items, for a worker's memory
+_IDLE_SECONDS = 1.0
+_MAX_START_FAILURES = 4
+# What a container has for everything else is not the workers' to take.
+_MIN_MEMORY_MB = 128
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Item(NamedTuple):
+    """What is to be graded.
+
+    Attributes:
+      response: the response's text, without the prompt.
+      ground_truth: the right answer.
+      finished: whether the response ended by itself rather than at the limit of its length.
+      verifier, format: instead of the pool's.
+    """
+
+    response: str
+    ground_truth: str
+    finished: bool = True
+    verifier: str | None = None
+    format: str | None = None
+
+
+class Grade(NamedTuple):
+    """The result for one item.
+
+    Attributes:
+      reward: 1.0 if `correct` and `format_ok`, else 0.0.
+      correct: whether the answer is right.
+      format_ok: whether the format rule is satisfied; False where it could not be found out.
+      status: one of `STATUSES`.
+      extracted: the beginning of the answer, as the response gives it.
+    """
+
+    reward: float
+    correct: bool
+    format_ok: bool
+    status: str
+    extracted: str | None
+
+
+@dataclass(frozen=True)
+class PoolStats:
+    """Counts since the start, and the state now.
+
+    Attributes:
+      submitted: items handed in.
+      statuses: how many were finished with which status.
+      cached: items answered from the cache.
+      shared: items that were equal to one in progress and got its grade.
+      compared: verdicts taken from equal answers of other responses.
+      graded: items that a worker worked on.
+      grading_seconds: what that took, summed over the workers.
+      replaced: workers that were killed or found dead.
+      workers: workers that are ready.
+      queued: items that wait for a worker.
+      last_graded: when a worker last finished an item, on `time.monotonic`'s clock; 0 if none has.
+    """
+
+    submitted: int = 0
+    statuses: dict[str, int] = field(default_factory=dict)
+    cached: int = 0
+    shared: int = 0
+    compared: int = 0
+    graded: int = 0
+    grading_seconds: float = 0.0
+    replaced: int = 0
+    workers: int = 0
+    queued: int = 0
+    last_graded: float = 0.0
+
+
+class RewardPool:
+    """Worker processes that grade items; to be used in a `with` block, or closed.
+
+        with RewardPool("math", "strict", workers=8) as pool:
+            grades = pool.grade([Item(text, "42") for text in responses])
+
+    May be shared by threads. Workers are fresh interpreters, not copies of this process, so they
+    hold neither JAX nor an accelerator, wherever the pool is created. Creating it before JAX is
+    imported lets the two start at the same time. They end with this process, whatever ends it.
+
+    Args:
+      verifier: name of the verifier (`verifiers.get_verifier`).
+      format: name of the format rule (`formats.check_format`).
+      workers: number of processes; None is one per CPU that this process may use.
+      timeout_seconds: wall-clock limit per item. Ordinary items take milliseconds.
+      memory_limit_mb: limit of a worker's resident memory.
+      cache_size: number of results that are kept; 0 switches the cache off.
+      max_response_chars: longer responses get the status `too_long`.
+
+    Raises:
+      ConfigError: for an unknown verifier or rule, or a limit that is none.
+    """
+
+    def __init__(
+        self,
+        verifier: str = "math",
+        format: str = "strict",
+        *,
+        workers: int | None = None,
+        timeout_seconds: float = 6.0,
+        memory_limit_mb: int = 1024,
+        cache_size: int = 65_536,
+        max_response_chars: int = MAX_RESPONSE_CHARS,
+    ) -> None:
+        workers = available_cpus() if workers is None else workers
+        _check("workers", workers >= 1, f"{workers} workers grade nothing; use at least 1")
+        _check("timeout_seconds", timeout_seconds > 0, "it has to be positive")
+        _check("cache_size", cache_size >= 0, "it cannot be negative; 0 is no cache")
+        _check(
+            "memory_limit_mb",
+            memory_limit_mb >= _MIN_MEMORY_MB,
+            f"{memory_limit_mb} MB is too little for computer algebra; "
+            f"use at least {_MIN_MEMORY_MB}, better 1024",
+        )
+        check_verifier(verifier)
+        check_format(format, "")  # type: ignore[arg-type]
+        self.verifier, self.format, self.workers = verifier, format, workers
+        self.timeout_seconds, self.memory_limit_mb = timeout_seconds, memory_limit_mb
+        self.max_response_chars = max_response_chars
+        self._lock = threading.Lock()
+        self._queue: queue.Queue[_Job | None] = queue.Queue()
+        self._grades: _Cache[str, Grade] = _Cache(cache_size)
+        self._verdicts: _Cache[str, _Verdict] = _Cache(cache_size)
+        self._in_progress: dict[str, _Job] = {}
+        self._counts: Counter[str] = Counter()
+        self._statuses: Counter[str] = Counter()
+        self._grading_seconds = 0.0
+        self._last_graded = 0.0
+        self._ready: dict[int, WorkerProcess] = {}
+        self._given_up = 0
+        self._error: Exception | None = None
+        self._closing = threading.Event()
+        self._someone_ready = threading.Event()
+        self._told: set[str] = set()
+        self._checked = {(verifier, format)}
+        self._owner = os.getpid()
+        self._threads = [
+            threading.Thread(target=self._supervise, name=f"reward-worker-{k}", daemon=True)
+            for k in range(workers)
+        ]
+        atexit.register(self.close)
+        try:
+            for thread in self._threads:
+                thread.start()
+            self._someone_ready.wait()
+        except BaseException:
+            self.close()
+            raise
+        if self._error is not None:
+            self.close()
+            raise self._error
+
+    def submit(self, item: Item) -> Future[Grade]:
+        """Hands in one item; the future never raises unless the pool is closed or unusable.
+
+        Equal items in progress share one grading, and finished ones are answered from the cache.
+
+        Raises:
+          ConfigError: for an item's own verifier or format rule that does not exist.
+          RuntimeError: if the pool is closed or its workers cannot be started.
+        """
+        verifier, rule = item.verifier or self.verifier, item.format or self.format
+        if (verifier, rule) not in self._checked:
+            check_verifier(verifier)
+            check_format(rule, "")  # type: ignore[arg-type]
+            self._checked.add((verifier, rule))
+        future: Future[Grade] = Future()
+        if len(item.response) > self.max_response_chars:
+            grade = Grade(0.0, False, False, "too_long", None)
+            with self._lock:
+                self._check_usable()
+                self._counts["submitted"] += 1
+                self._statuses[grade.status] += 1
+            future.set_result(grade)
+            return future
+        key = digest(verifier, rule, str(item.finished), item.ground_truth, item.response)
+        with self._lock:
+            self._check_usable()
+            self._counts["submitted"] += 1
+            grade = self._grades.get(key)
+            if grade is not None:
+                self._counts["cached"] += 1
+                self._statuses[grade.status] += 1
+            elif key in self._in_progress:
+                self._counts["shared"] += 1
+                self._in_progress[key].futures.append(future)
+            else:
+                job = _Job(key, item._replace(verifier=verifier, format=rule), [future])
+                self._in_progress[key] = job
+                self._queue.put(job)
+        if grade is not None:
+            future.set_result(grade)
+        return future
+
+    def grade(
+        self, items: Sequence[Item], *, progress: Callable[..., object] | None = None
+    ) -> list[Grade]:
+        """Grades items and returns the results in their order.
+
+        Args:
+          items: what to grade.
+          progress: called with the number done and the total, such as a `progress.bar(...)`.
+        """
+        futures = [self.submit(item) for item in items]
+        try:
+            grades = []
+            for future in futures:
+                grades.append(future.result())
+                if progress is not None:
+                    progress(len(grades), len(futures))
+            return grades
+        finally:
+            for future in futures:
+                future.cancel()  # after an interruption; finished ones stay as they are
+
+    @property
+    def stats(self) -> PoolStats:
+        """Counts since the start, and the state now."""
+        with self._lock:
+            names = ("submitted", "cached", "shared", "compared", "graded", "replaced")
+            return PoolStats(
+                statuses={status: self._statuses[status] for status in STATUSES},
+                grading_seconds=self._grading_seconds,
+                workers=len(self._ready),
+                queued=self._queue.qsize(),
+                last_graded=self._last_graded,
+                **{name: self._counts[name] for name in names},
+            )
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the workers that are ready."""
+        with self._lock:
+            return [worker.pid for worker in self._ready.values()]
+
+    def close(self) -> None:
+        """Ends the workers. Futures that are not done raise RuntimeError. May be called again."""
+        if os.getpid() != self._owner:  # in a copy of the process, which owns no workers
+            return
+        with self._lock:
+            self._closing.set()
+            waiting = list(self._in_progress.values())
+            self._in_progress.clear()
+        for _ in self._threads:
+            self._queue.put(None)
+        for job in waiting:
+            job.fail(RuntimeError("the reward pool was closed before this item was graded"))
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+        atexit.unregister(self.close)
+
+    def __enter__(self) -> RewardPool:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _check_usable(self) -> None:
+        if self._closing.is_set():
+            raise RuntimeError("the reward pool is closed")
+        if self._error is not None:
+            raise self._error
+
+    # What follows runs in the workers' threads.
+
+    def _supervise(self) -> None:
+        worker: WorkerProcess | None = None
+        job: _Job | None = None
+        try:
+            while not self._closing.is_set():
+                if worker is not None and not worker.is_alive():
+                    self._retire(worker)
+                    worker = None
+                worker = worker or self._start()
+                try:
+                    job = self._queue.get(timeout=_IDLE_SECONDS)
+                except queue.Empty:
+                    continue
+                if job is None:
+                    return
+                if not self._attempt(job, worker):
+                    self._retire(worker)
+                    worker = None
+        except PoolClosing:
+            pass
+        except Exception as error:
+            if job is not None and self._take(job):
+                job.fail(error)
+            self._give_up(error)
+        finally:
+            if worker is not None:
+                self._retire(worker)
+
+    def _start(self) -> WorkerProcess:
+        """A ready worker; keeps trying for a while, since processes or memory may be short."""
+        for failure in range(_MAX_START_FAILURES):
+            try:
+                worker = WorkerProcess(
+                    [self.verifier], self.memory_limit_mb, closing=self._closing.is_set
+                )
+            except (OSError, WorkerFailed) as error:
+                problem = error
+                logger.warning("a reward worker did not start: %s", error)
+                if self._closing.wait(2.0**failure):
+                    raise PoolClosing from None
+            else:
+                with self._lock:
+                    self._ready[worker.pid] = worker
+                self._someone_ready.set()
+                return worker
+        raise RuntimeError(f"reward workers cannot be started: {problem}")
+
+    def _retire(self, worker: WorkerProcess) -> None:
+        """Ends a worker; the caller starts another one."""
+        with self._lock:
+            self._ready.pop(worker.pid, None)
+            self._counts["replaced"] += not self._closing.is_set()
+        worker.kill()
+
+    def _give_up(self, error: Exception) -> None:
+        """Ends this thread's part; the last one ends the pool, so that nobody waits for it."""
+        with self._lock:
+            self._given_up += 1
+            fatal = isinstance(error, ConfigError) or self._given_up == len(self._threads)
+            if not fatal or self._error is not None:
+                return
+            self._error = error
+            waiting = list(self._in_progress.values())
+            self._in_progress.clear()
+        for job in waiting:
+            job.fail(error)
+        self._someone_ready.set()
+
+    def _attempt(self, job: _Job, worker: WorkerProcess) -> bool:
+        """Grades a job on a worker; returns whether the worker is fit for another one."""
+        with self._lock:
+            if all(future.cancelled() for future in job.futures):
+                self._in_progress.pop(job.key, None)
+                return True
+        began = time.monotonic()
+        progress = _Progress()
+        try:
+            verdict = self._converse(job.item, worker, progress, began + self.timeout_seconds)
+        except PoolClosing:
+            raise
+        except WorkerFailed as failure:
+            job.attempts += 1
+            if failure.status == "crash" and job.attempts < _MAX_ATTEMPTS:
+                self._queue.put(job)
+                return False
+            verdict = _Verdict(False, failure.status, progress.answer)
+        seconds = time.monotonic() - began
+        reward = float(verdict.correct and progress.format_ok)
+        grade = Grade(
+            reward, verdict.correct, progress.format_ok, verdict.status, verdict.extracted
+        )
+        with self._lock:
+            self._counts["graded"] += 1
+            self._grading_seconds += seconds
+            self._last_graded = time.monotonic()
+            if grade.status in _REPEATABLE:
+                self._grades.put(job.key, grade)
+                if progress.key is not None:
+                    self._verdicts.put(progress.key, verdict)
+        worker.served += 1
+        if self._take(job, grade):
+            job.finish(grade)
+        return grade.status not in {"timeout", "memory", "crash"} and not self._is_full(
+            worker, seconds
+        )
+
+    def _take(self, job: _Job, grade: Grade | None = None) -> bool:
+        """Removes a job; whether it was still there, so that it is the caller's to finish."""
+        with self._lock:
+            if self._in_progress.pop(job.key, None) is not job:
+                return False
+            if grade is not None:
+                self._statuses[grade.status] += len(job.futures)
+            return True
+
+    def _converse(
+        self, item: Item, worker: WorkerProcess, progress: _Progress, deadline: float
+    ) -> _Verdict:
+        """Asks a worker for a verdict, and lets it stop at an answer that is known already."""
+        preview = worker.ask(item._asdict(), deadline)
+        progress.format_ok, progress.answer = preview["format_ok"], preview["answer"]
+        known = None
+        if preview["key"] is not None:
+            progress.key = digest(str(item.verifier), item.ground_truth, preview["key"])
+            with self._lock:
+                known = self._verdicts.get(progress.key)
+                self._counts["compared"] += known is not None
+        if known is not None:
+            worker.tell({"go": False}, deadline)
+            return known
+        reply = worker.ask({"go": True}, deadline)
+        if reply["message"] is not None:
+            self._tell_once(str(item.verifier), reply["message"])
+        status = reply["status"] if reply["status"] in STATUSES else "error"
+        return _Verdict(reply["correct"], status, reply["extracted"])
+
+    def _is_full(self, worker: WorkerProcess, seconds: float) -> bool:
+        if seconds < 0.05 and worker.served % _LOOK_EVERY:
+            return False
+        return worker.resident_bytes() > _RETIRE_SHARE * self.memory_limit_mb * 2**20
+
+    def _tell_once(self, verifier: str, message: str) -> None:
+        """Reports a verifier's exception: one per kind, since a step may have thousands."""
+        kind = f"{verifier} {message.partition(':')[0]}"
+        with self._lock:
+            if kind in self._told:
+                return
+            self._told.add(kind)
+        logger.warning("verifier %s failed on an item: %s", verifier, message)
+
+
+class _Verdict(NamedTuple):
+    correct: bool
+    status: str
+    extracted: str | None
+
+
+@dataclass
+class _Progress:
+    """What is known of an item while it is being graded."""
+
+    format_ok: bool = False
+    answer: str | None = None
+    key: str | None = None
+
+
+@dataclass(eq=False)
+class _Job:
+    """An item in progress, and everyone who waits for it."""
+
+    key: str
+    item: Item
+    futures: list[Future[Grade]]
+    attempts: int = 0
+
+    def finish(self, grade: Grade) -> None:
+        for future in self.futures:
+            if future.set_running_or_notify_cancel():
+                future.set_result(grade)
+
+    def fail(self, error: Exception) -> None:
+        for future in self.futures:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
+
+
+class _Cache(Generic[K, V]):
+    """The `size` entries used last; not locked."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._entries: OrderedDict[K, V] = OrderedDict()
+
+    def get(self, key: K) -> V | None:
+        value = self._entries.get(key)
+        if value is not None:
+            self._entries.move_to_end(key)
+        return value
+
+    def put(self, key: K, value: V) -> None:
+        if self._size == 0:
+            return
+        self._entries[key] = value
+        self._entries.move_to_end(key)
+        if len(self._entries) > self._size:
+            self._entries.popitem(last=False)
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _check(name: str, condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(f"reward.{name}: {message}")
