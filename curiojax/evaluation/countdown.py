@@ -18,7 +18,7 @@ from curiojax.data.worlds.countdown import RESPONSE_TOKENS, Kind, Problem
 from curiojax.data.worlds.demonstrations import evaluation_problems
 from curiojax.evaluation.estimators import bootstrap_standard_error, mean_pass_at_k, pass_at_k
 from curiojax.rewards.countdown import Verdict, verify
-from curiojax.rollout.sampler import Completion, sample
+from curiojax.rollout import Completion, sample
 
 if TYPE_CHECKING:
     from curiojax.models import ModelConfig
@@ -78,7 +78,7 @@ def evaluate_countdown(
         verdicts = grade(tokenizer, problems, completions)
         result |= _scores(kind, verdicts, samples)
         if kind == "id":
-            entropies = [e for row in completions for c in row for e in c.entropies]
+            entropies = [e for row in completions for c in row for e in c.entropies or ()]
             result["entropy"] = float(np.mean(entropies))
     return result | {
         "samples": samples,

@@ -1,5 +1,6 @@
 """Generating completions: token ids in, token ids and log-probabilities out."""
 
-from curiojax.rollout.sampler import Completion, sample
+from curiojax.rollout.base import Completion, Rollout, Sampling, SyncReport
+from curiojax.rollout.sampler import JaxSampler, sample
 
-__all__ = ["Completion", "sample"]
+__all__ = ["Completion", "JaxSampler", "Rollout", "Sampling", "SyncReport", "sample"]

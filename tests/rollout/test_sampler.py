@@ -12,14 +12,20 @@ import numpy as np
 import pytest
 
 from curiojax.errors import ConfigError
-from curiojax.models import ModelConfig, abstract_params, forward, logits
-from curiojax.rollout import sample
-from curiojax.rollout.sampler import _generate
-from curiojax.sharding import make_mesh
+from curiojax.models import (
+    ModelConfig,
+    abstract_params,
+    forward,
+    logits,
+    param_axes,
+    save_pretrained,
+)
+from curiojax.rollout import JaxSampler, Sampling, sample, schedule, slots
+from curiojax.sharding import make_mesh, tree_shardings
 
 CONFIG = ModelConfig(
     model_type="qwen3",
-    vocab_size=19,
+    vocab_size=20,
     hidden_size=16,
     num_layers=2,
     num_heads=4,
@@ -60,7 +66,7 @@ def run(params, config, tokens):
 
 def scores_of(prompt, completion):
     """Our own full forward pass over prompt + completion: the scores of the completion, float64."""
-    tokens = np.zeros((1, 24), np.int32)
+    tokens = np.zeros((1, 64), np.int32)
     ids = [*prompt, *completion.tokens]
     tokens[0, : len(ids)] = ids
     scores = np.asarray(run(params(), CONFIG, tokens), np.float64)[0]
@@ -145,56 +151,235 @@ def test_frequencies_follow_the_distribution():
         for completion in chain(*draw([[1, 2, 3]] * 4, max_new_tokens=1, seed=seed))
     ]
     assert len(drawn) == 4000
-    counts = np.bincount([c.tokens[0] for c in drawn], minlength=19)
+    counts = np.bincount([c.tokens[0] for c in drawn], minlength=20)
     probs = np.exp(log_softmax(scores_of([1, 2, 3], drawn[0])))[0]
     error = (counts - 4000 * probs) / np.sqrt(4000 * probs * (1 - probs) + 1)
     assert np.abs(error).max() < 4.5 and probs.max() < 0.9
 
 
-def test_no_recompilation_within_a_bucket():
-    draw()
-    before = _generate._cache_size()
-    draw([[1, 2], [3], [4, 5, 6], [8]], max_new_tokens=9, seed=11, temperature=0.7)
-    assert _generate._cache_size() == before
-
-
 def test_progress_and_empty_input():
     calls = []
     draw(batch_size=2, progress=lambda done, total: calls.append((done, total)))
-    assert [done for done, _ in calls] == [2, 4, 5, 7, 9, 10, 12, 14, 15, 17, 19, 20]
+    done = [done for done, _ in calls]
+    assert done == sorted(set(done)) and len(done) >= 10 and done[-1] == 20
     assert {total for _, total in calls} == {20}
     assert draw([]) == []
 
 
-def test_on_a_mesh():
-    with jax.set_mesh(make_mesh(4, 1, 2)):
-        split = draw(PROMPTS[:3])
-    assert_same(split, draw()[:3])
+SAMPLING = Sampling(max_tokens=12, stop_ids=(0, 7), n=5)
 
 
-def test_mixed_precision_traces():
-    """Strict promotion refuses a forgotten cast while tracing."""
-    config = dataclasses.replace(CONFIG, compute_dtype="bfloat16")
-    ids = jnp.zeros((2, 16), jnp.int32)
-    one = jnp.ones((2,), jnp.int32)
-    out = jax.eval_shape(
-        functools.partial(_generate, config=config, capacity=16, greedy=False, nucleus=True),
-        *(params(), ids, one, one, one, np.uint32(0), 4, np.float32(1), np.float32(0.9), one),
+def generate(num_slots, prompts=PROMPTS, seed=3, **changes):
+    sampler = JaxSampler(params(), CONFIG, num_slots=num_slots)
+    return sampler.generate(prompts, dataclasses.replace(SAMPLING, **changes), seed)
+
+
+@pytest.mark.parametrize("num_slots", [1, 3, 7, 20, 50])
+def test_number_of_slots_does_not_matter(num_slots):
+    assert_same(generate(num_slots), draw())
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Rings so short, and programs so brief, that all the machinery has work to do."""
+    monkeypatch.setattr(schedule, "SHORT_RING", 16)
+    monkeypatch.setattr(schedule, "MAX_STEPS", 4)
+    monkeypatch.setattr(schedule, "PREFILL_TOKENS", 32)
+    grown = []
+    grow = slots.grow
+    monkeypatch.setattr(slots, "grow", lambda c, n: grown.append(n) or grow(c, n))
+    return grown
+
+
+def many_prompts(count=25):
+    random = np.random.default_rng(5)
+    return [random.integers(1, 19, n).tolist() for n in random.integers(1, 12, count)]
+
+
+def test_rows_outlive_the_ring(small):
+    """Refills at every age, rings that wrap around and grow, and the odd completion of 50."""
+    settings = {"prompts": many_prompts(), "max_tokens": 50, "n": 3}
+    got = generate(4, **settings)
+    assert small and max(small) > 50
+    lengths = {len(c.tokens) for c in chain(*got)}
+    assert len(lengths) > 10 and max(lengths) > 30
+    for prompt, completions in zip(settings["prompts"], got, strict=True):
+        for completion in completions:
+            log_probs = log_softmax(scores_of(prompt, completion))
+            want = log_probs[np.arange(len(completion.tokens)), completion.tokens]
+            np.testing.assert_allclose(completion.log_probs, want, atol=1e-5)
+    small.clear()
+    assert_same(generate(64, **settings), got)
+
+
+def test_greedy_is_what_transformers_generates(small, tmp_path):
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForCausalLM
+
+    save_pretrained(params(), CONFIG, tmp_path / "model")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    prompts = many_prompts(9)
+    ours = generate(2, prompts, max_tokens=40, temperature=0.0, n=1, min_tokens=5)
+    for prompt, [completion] in zip(prompts, ours, strict=True):
+        inputs = torch.tensor([prompt])
+        theirs = model.generate(
+            inputs,
+            attention_mask=torch.ones_like(inputs),
+            do_sample=False,
+            max_new_tokens=40,
+            min_new_tokens=5,
+            eos_token_id=[0, 7],
+            pad_token_id=0,
+        )
+        assert completion.tokens == theirs[0, len(prompt) :].tolist()
+    assert len({len(c.tokens) for [c] in ours}) > 2
+
+
+def test_long_prompts_are_run_in_pieces():
+    config = dataclasses.replace(CONFIG, max_position_embeddings=2048)
+    prompt = np.random.default_rng(1).integers(1, 19, 700).tolist()
+    sampling = Sampling(max_tokens=4, n=2)
+    [completions] = JaxSampler(params(), config).generate([prompt], sampling, 0)
+    for completion in completions:
+        tokens = np.asarray([prompt + completion.tokens], np.int32)
+        scores = np.asarray(run(params(), config, tokens), np.float64)[0, 699:-1]
+        want = log_softmax(scores)[np.arange(4), completion.tokens]
+        np.testing.assert_allclose(completion.log_probs, want, atol=1e-5)
+
+
+def test_min_tokens():
+    plain = list(chain(*draw()))
+    assert min(len(c.tokens) for c in plain) < 5
+    for prompt, completions in zip(PROMPTS, generate(6, min_tokens=5), strict=True):
+        for completion in completions:
+            assert len(completion.tokens) >= 5
+            assert not {0, 7} & set(completion.tokens[:4])
+            # Raw log-probs: what was forbidden still has its share of the probability.
+            log_probs = log_softmax(scores_of(prompt, completion))
+            want = log_probs[np.arange(len(completion.tokens)), completion.tokens]
+            np.testing.assert_allclose(completion.log_probs, want, atol=1e-5)
+
+
+def test_top_k_one_is_greedy():
+    greedy = generate(8, temperature=0.0)
+    for sampled in (generate(8, top_k=1), generate(8, top_p=1e-6)):
+        assert [c.tokens for c in chain(*sampled)] == [c.tokens for c in chain(*greedy)]
+
+
+def test_groups_are_handed_out_as_they_complete(small):
+    calls = []
+    sampler = JaxSampler(params(), CONFIG, num_slots=3, version=8)
+    prompts = many_prompts(12)
+    whole = sampler.generate(
+        prompts, SAMPLING, 3, on_group=lambda i, group: calls.append((i, list(group)))
     )
-    assert [x.dtype.name for x in out] == ["int32", "float32", "float32", "int32"]
-    assert [x.shape for x in out] == [(2, 2, 16)] * 3 + [(2, 2)]
+    assert sorted(i for i, _ in calls) == list(range(12))
+    for i, group in calls:
+        assert group == whole[i] and len(group) == 5
+        assert {c.version for c in group} == {8}
+    with pytest.raises(ZeroDivisionError):
+        sampler.generate(prompts, SAMPLING, 3, on_group=lambda i, group: 1 / 0)
+    assert sampler.generate(prompts, SAMPLING, 3) == whole
+
+
+PROGRAMS = (slots.prefill, slots.insert, slots.advance, slots._new_cache)
+
+
+def test_nothing_is_recompiled():
+    """Neither for other lengths, settings and numbers of prompts, nor for new weights."""
+    sampler = JaxSampler(params(), CONFIG, num_slots=8)
+
+    def generate(count, first, **changes):
+        prompts = [list(range(1, 2 + (first + i) % 8)) for i in range(count)]
+        return sampler.generate(prompts, dataclasses.replace(SAMPLING, **changes), first)
+
+    generate(20, 0)
+    before = [program._cache_size() for program in PROGRAMS]
+    for count, first, temperature in ((17, 3, 0.7), (30, 5, 1.3)):
+        generate(count, first, temperature=temperature, max_tokens=11, stop_ids=(3,))
+    sampler.sync(jax.tree.map(lambda x: x * 1.1, params()), 1)
+    generate(20, 2)
+    assert [program._cache_size() for program in PROGRAMS] == before
+
+
+def test_sync_changes_the_weights_and_keeps_a_copy():
+    sampler = JaxSampler(params(), CONFIG, num_slots=8)
+    old = sampler.generate(PROMPTS, SAMPLING, 3)
+    theirs = jax.tree.map(lambda x: x * 1.5, params())
+    want = sample(
+        theirs, CONFIG, PROMPTS, max_new_tokens=12, seed=3, stop_ids=[0, 7], samples_per_prompt=5
+    )
+    report = sampler.sync(theirs, 4)
+    size = sum(x.nbytes for x in jax.tree.leaves(theirs))
+    assert (report.version, report.num_bytes) == (4, size) and report.gigabytes_per_second > 0
+    # The trainer donates its arrays to the next update.
+    for x in jax.tree.leaves(theirs):
+        x.delete()
+    new = sampler.generate(PROMPTS, SAMPLING, 3)
+    assert_same(new, want)
+    assert {c.version for c in chain(*new)} == {4}
+    assert [c.tokens for c in chain(*new)] != [c.tokens for c in chain(*old)]
+    with pytest.raises(ValueError, match="shape"):
+        sampler.sync({"embed": params()["embed"]}, 5)
+    sampler.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        sampler.generate(PROMPTS, SAMPLING, 3)
+
+
+def test_half_precision_weights_are_cast_once():
+    config = dataclasses.replace(CONFIG, compute_dtype="bfloat16")
+    sampler = JaxSampler(params(), config, num_slots=6)
+    copy, _ = sampler._in_use()
+    kinds = jax.tree.map(lambda x: x.dtype.name, copy)
+    assert kinds["layers"]["attention"]["q"]["kernel"] == kinds["embed"]["embedding"] == "bfloat16"
+    assert kinds["final_norm"]["scale"] == "float32"
+    got = sampler.generate(PROMPTS, SAMPLING, 3)
+    uncast = sample(
+        params(),
+        config,
+        PROMPTS,
+        max_new_tokens=12,
+        seed=3,
+        stop_ids=[0, 7],
+        samples_per_prompt=5,
+        batch_size=6,
+    )
+    assert [c.tokens for c in chain(*got)] == [c.tokens for c in chain(*uncast)]
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 2), (2, 2, 2), (1, 8, 1)])
+def test_on_a_mesh(shape):
+    mesh = make_mesh(*shape)
+    split = jax.device_put(params(), tree_shardings(mesh, param_axes(CONFIG)))
+    want = draw(many_prompts())
+    sampler = JaxSampler(split, CONFIG, num_slots=24, mesh=mesh)
+    assert_same(sampler.generate(many_prompts(), SAMPLING, 3), want)
+    copy, _ = sampler._in_use()
+    for mine, theirs in zip(jax.tree.leaves(copy), jax.tree.leaves(split), strict=True):
+        assert mine.sharding.is_equivalent_to(theirs.sharding, mine.ndim)
+    with jax.set_mesh(mesh):
+        nucleus = draw(PROMPTS[:3], top_p=0.8)
+    assert_same(nucleus, draw(PROMPTS[:3], top_p=0.8))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"prompts": [[1], []]}, "prompt 1 is empty"),
-        ({"max_new_tokens": 60}, "67 tokens exceed"),
-        ({"max_new_tokens": 0}, "max_new_tokens: 0"),
+        ({"max_new_tokens": 60}, "max_tokens: 67 tokens exceed"),
+        ({"max_new_tokens": 0}, "max_tokens: 0"),
         ({"temperature": -1.0}, "temperature: -1.0"),
         ({"top_p": 0.0}, "top_p: 0.0"),
+        ({"samples_per_prompt": 0}, "n: 0"),
+        ({"batch_size": 0}, "num_slots: 0"),
     ],
 )
 def test_refusals(changes, message):
     with pytest.raises(ConfigError, match=message):
         draw(**changes)
+
+
+@pytest.mark.parametrize("changes", [{"top_k": -1}, {"min_tokens": 13}, {"temperature": np.nan}])
+def test_refused_settings(changes):
+    with pytest.raises(ConfigError, match=next(iter(changes))):
+        dataclasses.replace(SAMPLING, **changes)

@@ -1,0 +1,259 @@
+"""The sampler's host side: which completion runs in which row, and when rows are refilled."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from curiojax.models import ModelConfig
+from curiojax.rollout import slots
+from curiojax.rollout.base import Sampling
+from curiojax.rollout.sampling import Cuts, Draw, Knobs
+from curiojax.sharding import RULES
+
+# Decode steps of one call of the device program, at most.
+MAX_STEPS = 128
+# The shortest ring that is tried before a longer one; doubled as completions outgrow it.
+SHORT_RING = 256
+# Prompt tokens of one prefill, at most (but at least one prompt per group of devices).
+PREFILL_TOKENS = 16384
+# What a refill costs, in decode steps; only the speed depends on it.
+REFILL_COST = 1.0
+
+
+class Task(NamedTuple):
+    """One completion to be generated."""
+
+    prompt: int
+    sample: int
+    batch: int  # of prompts that are prefilled together
+    place: int  # of the prompt in that batch
+
+
+class Finished(NamedTuple):
+    """A task with the tokens, log-probs and entropies of its completion."""
+
+    task: Task
+    drawn: Draw
+
+
+class Rows:
+    """What the host knows of every row.
+
+    `table` [6, B] is the argument of `slots.advance`: prompt index, sample index, input token, its
+    position, number of tokens drawn, 1 for a row in use.
+    """
+
+    def __init__(self, count: int, max_tokens: int):
+        self.table = np.zeros((6, count), np.int32)
+        self.widths = np.zeros(count, np.int32)  # entries of the ring that the prompt took
+        self.tasks: list[Task | None] = [None] * count
+        dtypes = (np.int32, np.float32, np.float32)
+        arrays: Any = [np.zeros((count, max_tokens), dtype) for dtype in dtypes]
+        self.drawn = Draw(*arrays)
+
+    @property
+    def counts(self) -> np.ndarray:
+        return self.table[4]
+
+    @property
+    def used(self) -> np.ndarray:
+        return self.table[5] > 0
+
+    def assign(self, row: int, task: Task, prompt: Sequence[int], width: int) -> None:
+        self.table[:, row] = task.prompt, task.sample, prompt[-1], len(prompt) - 1, 0, 1
+        self.widths[row] = width
+        self.tasks[row] = task
+
+    def ring_length(self, steps: int) -> int:
+        """Entries that the rows in use need for `steps` more tokens."""
+        return int(np.max(self.widths + self.counts, where=self.used, initial=0)) + steps
+
+    def absorb(self, drawn: Draw, new: np.ndarray, live: np.ndarray) -> list[Finished]:
+        """Appends `new[b]` tokens to every row b, and returns what is finished by them."""
+        step, row = np.nonzero(np.arange(drawn.tokens.shape[0])[:, None] < new[None, :])
+        column = self.counts[row] + step
+        for kept, values in zip(self.drawn, drawn, strict=True):
+            kept[row, column] = values[step, row]
+        ended = np.nonzero(self.used & ~live)[0]
+        self.table[3] += new
+        self.table[4] += new
+        self.table[5] = live
+        moved = np.nonzero(new)[0]
+        self.table[2, moved] = self.drawn.tokens[moved, self.counts[moved] - 1]
+        finished = []
+        for row in ended:
+            task, self.tasks[row] = self.tasks[row], None
+            assert task is not None
+            # Copied, because the row is given away before the host gets to these.
+            kept = Draw(*(values[row, : self.counts[row]].copy() for values in self.drawn))
+            finished.append(Finished(task, kept))
+        return finished
+
+
+class Schedule:
+    """One call of `generate`."""
+
+    def __init__(
+        self,
+        params: Any,
+        config: ModelConfig,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        seed: int,
+        num_slots: int,
+    ):
+        self.params, self.config, self.prompts = params, config, prompts
+        shards = _num_batch_shards()
+        num_rows = min(round_up(len(prompts) * sampling.n, 1), num_slots)
+        num_rows = multiple(num_rows, shards)
+        # Neighbours in length are prefilled together, which keeps the padding small.
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        widest = _width(len(prompts[order[-1]]))
+        together = min(len(prompts), -(-num_rows // sampling.n), max(PREFILL_TOKENS // widest, 1))
+        self.together = multiple(round_up(together, 1), shards)
+        starts = range(0, len(order), self.together)
+        self.batches = [order[start : start + self.together] for start in starts]
+        self.waiting = deque(
+            Task(prompt, sample, batch, place)
+            for batch, members in enumerate(self.batches)
+            for place, prompt in enumerate(members)
+            for sample in range(sampling.n)
+        )
+        self.prefilled: dict[int, slots.Cache] = {}
+        self.rows = Rows(num_rows, sampling.max_tokens)
+        self.steps = min(MAX_STEPS, multiple(sampling.max_tokens, 8))
+        self.longest_ring = multiple(widest + sampling.max_tokens, 8)
+        self.cache: slots.Cache | None = None
+        self.num_drawn, self.num_finished = sampling.max_tokens, 2
+        self.seed = np.uint32(seed % 2**32)
+        self.knobs, self.cuts = compiled(sampling)
+
+    def run(self) -> Iterator[list[Finished]]:
+        """Yields what is finished, in portions; the devices go on while the caller uses one."""
+        finished: list[Finished] = []
+        while True:
+            self._refill()
+            live = int(np.sum(self.rows.used))
+            if not live:
+                break
+            self.cache, *out = slots.advance(
+                self.params,
+                self.cache,
+                self.rows.table.copy(),
+                self.seed,
+                self.knobs,
+                np.int32(live - self._enough(live)),
+                config=self.config,
+                cuts=self.cuts,
+                steps=self.steps,
+            )
+            if finished:
+                yield finished
+            drawn, new, live_rows = jax.device_get(out)
+            finished = self.rows.absorb(drawn, new, live_rows)
+            self.num_drawn += int(new.sum())
+            self.num_finished += len(finished)
+        if finished:
+            yield finished
+
+    def _enough(self, live: int) -> int:
+        """How many rows have to be finished before refilling them pays.
+
+        Waiting k steps idles k^2 / 2m rows' worth of steps per row, where m is the mean length;
+        with the cost c of a refill spread over k steps, the best k is sqrt(2 c m), in which
+        sqrt(2 c / m) of the rows finish.
+        """
+        mean = self.num_drawn / self.num_finished
+        share = min(math.sqrt(2 * REFILL_COST / mean), 0.5)
+        return max(int(live * share), 1)
+
+    def _refill(self) -> None:
+        """Gives the free rows to waiting tasks."""
+        free = np.nonzero(~self.rows.used)[0]
+        sources: dict[int, np.ndarray] = {}
+        for row, _ in zip(free, range(len(self.waiting)), strict=False):
+            task = self.waiting.popleft()
+            if task.batch not in self.prefilled:
+                self.prefilled[task.batch] = self._prefill(task.batch)
+            none = np.full(len(self.rows.tasks), -1, np.int32)
+            sources.setdefault(task.batch, none)[row] = task.place
+            width = self.prefilled[task.batch]["positions"].shape[1]
+            self.rows.assign(int(row), task, self.prompts[task.prompt], width)
+        self._lengthen_ring()
+        for batch, rows in sources.items():
+            self.cache = slots.insert(self.cache, self.prefilled[batch], rows)
+        # Tasks wait in the order of their batches, so only the last one can be needed again.
+        self.prefilled = {max(sources): self.prefilled[max(sources)]} if sources else self.prefilled
+
+    def _prefill(self, batch: int) -> slots.Cache:
+        members = [self.prompts[i] for i in self.batches[batch]]
+        tokens = np.zeros((self.together, _width(max(map(len, members)))), np.int32)
+        lengths = np.zeros((self.together,), np.int32)
+        for place, prompt in enumerate(members):
+            tokens[place, : len(prompt) - 1] = prompt[:-1]
+            lengths[place] = len(prompt)
+        return slots.prefill(self.params, tokens, lengths, config=self.config)
+
+    def _lengthen_ring(self) -> None:
+        needed = self.rows.ring_length(self.steps)
+        length = SHORT_RING
+        while length < needed:
+            length *= 2
+        length = min(length, self.longest_ring)
+        if self.cache is None:
+            rows = len(self.rows.tasks)
+            self.cache = slots.new_cache(self.params, self.config, rows, length)
+        elif length > self.cache["positions"].shape[1]:
+            self.cache = slots.grow(self.cache, length)
+
+
+def compiled(sampling: Sampling) -> tuple[Knobs, Cuts]:
+    """What a program gets as arrays, and what is compiled into it."""
+    stop_ids = np.full(multiple(max(len(sampling.stop_ids), 1), 4), -1, np.int32)
+    stop_ids[: len(sampling.stop_ids)] = sampling.stop_ids
+    numbers: list[Any] = [
+        np.float32(sampling.temperature or 1.0),
+        np.float32(sampling.top_p),
+        np.int32(sampling.top_k),
+        np.int32(sampling.min_tokens),
+        np.int32(sampling.max_tokens),
+        stop_ids,
+    ]
+    cuts = Cuts(
+        greedy=sampling.temperature == 0,
+        top_p=sampling.top_p < 1,
+        top_k=sampling.top_k > 0,
+        min_tokens=sampling.min_tokens > 0 and bool(sampling.stop_ids),
+    )
+    return Knobs(*numbers), cuts
+
+
+def round_up(size: int, start: int) -> int:
+    """The next size worth compiling for: `start`, then alternately half and a third more."""
+    bucket = start
+    while bucket < size:
+        power_of_two = bucket & (bucket - 1) == 0
+        bucket = max(bucket * 3 // 2 if power_of_two else bucket * 4 // 3, bucket + 1)
+    return bucket
+
+
+def multiple(size: int, of: int) -> int:
+    return -(-size // of) * of
+
+
+def _width(length: int) -> int:
+    """The padded width of a prompt without its last token."""
+    width = round_up(length - 1, 8)
+    return width if width <= slots.PREFILL_PIECE else multiple(length - 1, slots.PREFILL_PIECE)
+
+
+def _num_batch_shards() -> int:
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = RULES["batch"] or ()
+    return 1 if mesh.empty else math.prod(mesh.shape[name] for name in axes)
