@@ -49,20 +49,24 @@ class Dispatch:
         threads = [threading.Thread(target=self._work, daemon=True) for _ in range(size)]
         for thread in threads:
             thread.start()
+        finished = False
         try:
             for done in range(self._count):
                 item = self._next(done)
                 if isinstance(item, BaseException):
                     raise item
                 yield item
+            finished = True
         finally:
             with self._changed:
                 self._stop = True
                 self._changed.notify_all()
-            for endpoint in self._endpoints:
-                endpoint.client.cancel()
+            # A server that is being brought back need not be waited for, nor disturbed.
+            if not finished:
+                for endpoint in self._endpoints:
+                    endpoint.client.cancel()
             for thread in threads:
-                thread.join(timeout=1.0 if self._down else 10.0)
+                thread.join(timeout=0.1 if self._down else 10.0)
 
     def _next(self, done: int):
         while True:
@@ -138,7 +142,7 @@ class Dispatch:
             self._results.put((index, completions))
         if mine:
             print(f"rollout: {endpoint.name} {self._down[endpoint]}", file=sys.stderr, flush=True)
-            endpoint.recover(str(problem))
+            endpoint.recover(str(problem), epoch)
             with self._changed:
                 del self._down[endpoint]
                 self._changed.notify_all()

@@ -37,7 +37,7 @@ class Endpoint:
     """A server, ours or somebody else's.
 
     Attributes:
-      epoch: how often it was lost.
+      epoch: how often it was lost and came back.
       directory: of the weights that it should have.
       tag: their version, as the server reports it; unique to this run.
 
@@ -144,18 +144,23 @@ class Endpoint:
 
     # Losing and regaining -----------------------------------------------------------------------
 
-    def recover(self, reason: str) -> None:
+    def recover(self, reason: str, epoch: int) -> None:
         """Brings a lost server back with the weights that it should have.
+
+        Args:
+          epoch: what `epoch` was when it was lost; nothing is done if it came back since.
 
         Raises:
           RolloutError: when it does not come back.
         """
         with self._lock:
-            self.epoch += 1
+            if self.epoch != epoch:
+                return
             if self.process is None:
                 self._await_return(reason)
             else:
                 self._restart(reason)
+            self.epoch += 1
 
     def _restart(self, reason: str) -> None:
         for attempt in range(1, _STARTS + 1):
@@ -215,7 +220,7 @@ class Endpoint:
                 raise RolloutError(f"{self.name}: did not take the weights: {problem}")
             self.directory, self.tag = directory, tag
             try:
-                self.recover(str(problem))
+                self.recover(str(problem), self.epoch)
             except RolloutError:
                 self.directory, self.tag = before
                 raise
