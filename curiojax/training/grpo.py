@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -32,7 +32,6 @@ from curiojax.training.recipe import Recipe, place
 from curiojax.training.result import Result, export
 from curiojax.training.rounds import (
     Collector,
-    Group,
     Round,
     forget_rounds,
     read_round,
@@ -70,7 +69,7 @@ def run_grpo(config: RunConfig, *, name: str = "training", details: bool = True)
             "stage: grpo runs in one process, which may have many devices; start it once"
         )
     with ExitStack() as stack:
-        # ---- look at everything that can be wrong ---------------------------------------------
+        # ---- look at everything that can be wrong ----------------------------------------
         check_loggers(config.logging)
         models.check_target(directory / "hf")
         reward = config.reward
@@ -103,7 +102,7 @@ def run_grpo(config: RunConfig, *, name: str = "training", details: bool = True)
             say(f"{directory}: finished already")
             return result
 
-        # ---- compile ---------------------------------------------------------------------------
+        # ---- compile ---------------------------------------------------------------------
         recipe = Recipe(config, model, mesh, steps)
         with progress.status(f"{name}: compiling the updates"):
             step = compile_policy_step(recipe)
@@ -111,21 +110,21 @@ def run_grpo(config: RunConfig, *, name: str = "training", details: bool = True)
         if details:
             progress.print_pairs("memory per device, the sampler's apart", budget)
 
-        # ---- resume, or start from the checkpoint given ------------------------------------------
+        # ---- resume, or start from the checkpoint given ----------------------------------
         state = checkpoints.restore(recipe.abstract_state(), report=say)
         if state is None:
             state = initial_state(recipe)
         elif int(state.step) < steps:
             say(f"continuing after step {int(state.step)}")
 
-        # ---- train -------------------------------------------------------------------------------
+        # ---- train -----------------------------------------------------------------------
         engine = start_engine(recipe, state, directory)
         stack.callback(engine.close)
         collector = Collector(config, prompts, engine, grader, tokenizer)
         state = train(recipe, step, state, prompts, engine, collector, checkpoints, directory, name)
         checkpoints.close()
 
-        # ---- hand over -----------------------------------------------------------------------------
+        # ---- hand over -------------------------------------------------------------------
         export(state.params, model, config, directory / "hf")
         return describe(recipe, directory, name)
 
@@ -161,30 +160,34 @@ def train(
     ):
         for number in range(start, steps):
             clock = Clock()
-            found = ahead.take(number, stale=bool(config.max_staleness))
+
+            def show(sampled: str, done: int = number) -> None:
+                bar.update(done, sampled=sampled)
+
+            found = ahead.take(number, stale=bool(config.max_staleness), progress=show)
             if config.max_staleness and number + 1 < steps:
                 ahead.begin(number + 1, version=number)
 
-            # ---- what the completions are worth --------------------------------------------------
+            # ---- what the completions are worth ------------------------------------------
             updates = [
                 place_update(recipe, trajectories)
                 for trajectories in trajectories_of(recipe, found, prompts)
             ]
-            # ---- log-probs of the policy that the step starts with --------------------------------
+            # ---- log-probs of the policy that the step starts with --------------------------
             with clock("log_probs"):
                 scores = [
                     step.score(state, batches, on_policy=index == 0)
                     for index, batches in enumerate(updates)
                 ]
                 jax.block_until_ready(scores)
-            # ---- learn ------------------------------------------------------------------------------
+            # ---- learn -------------------------------------------------------------------
             results: list[Scalars] = []
             with clock("update"):
                 for index, (batches, known) in enumerate(zip(updates, scores, strict=True)):
                     state, scalars = step(state, batches, known, index + 1 == len(updates))
                     results.append(scalars)
                 results = jax.device_get(results)
-            # ---- hand the weights over --------------------------------------------------------------
+            # ---- hand the weights over ---------------------------------------------------
             done = number + 1
             if config.max_staleness:
                 ahead.wait()
@@ -262,7 +265,9 @@ class Ahead:
         if self._begun is not None:
             self._begun[1].result()
 
-    def take(self, step: int, *, stale: bool) -> Round:
+    def take(
+        self, step: int, *, stale: bool, progress: Callable[[str], None] | None = None
+    ) -> Round:
         """The round of a step: the one begun for it, that of the run before, or a fresh one."""
         if self._begun is not None and self._begun[0] == step:
             found, self._begun = self._begun[1].result(), None
@@ -272,10 +277,12 @@ class Ahead:
             if found is not None and found.version == step - 1:
                 return found
             say(f"warning: step {step + 1}: its completions are lost; sampled again, less stale")
-        return self._make(step, step)
+        return self._make(step, step, progress)
 
-    def _make(self, step: int, version: int) -> Round:
-        found = self._collector.collect(step, version)
+    def _make(
+        self, step: int, version: int, progress: Callable[[str], None] | None = None
+    ) -> Round:
+        found = self._collector.collect(step, version, progress)
         texts = [self._collector.texts(group.completions) for group in found.groups]
         write_round(round_path(self._directory, step), found, self._prompts, texts)
         return found

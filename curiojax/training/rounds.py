@@ -9,14 +9,13 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from curiojax import progress
 from curiojax.config import RunConfig
 from curiojax.data.prompts import PromptData
 from curiojax.losses import groups_with_signal, handle_overlong
@@ -105,8 +104,16 @@ class Collector:
             n=config.rollouts_per_prompt,
         )
 
-    def collect(self, step: int, version: int) -> Round:
-        """Samples and grades the round of a step, with the weights that the engine holds."""
+    def collect(
+        self, step: int, version: int, progress: Callable[[str], None] | None = None
+    ) -> Round:
+        """Samples and grades the round of a step, with the weights that the engine holds.
+
+        Args:
+          step: from 0.
+          version: of these weights: the number of steps that made them.
+          progress: told how far it is whenever a prompt is through.
+        """
         config, wanted = self._config, self._config.prompts_per_step
         dynamic = config.objective.dynamic_sampling  # type: ignore[union-attr]
         chosen, spare, sampled = [], [], 0
@@ -118,7 +125,7 @@ class Collector:
             else:
                 # A quarter of a step at least: many small calls would leave the engine idle.
                 indices = self._prompts.extra_indices(step, draw, max(missing, wanted // 4))
-            groups, seconds = self._sample(indices, step, draw)
+            groups, seconds = self._sample(indices, step, draw, progress)
             generating, grading = generating + seconds[0], grading + seconds[1]
             sampled += len(groups)
             for group in groups:
@@ -138,23 +145,27 @@ class Collector:
         return bool(groups_with_signal(rewards, kept)[0])
 
     def _sample(
-        self, indices: Sequence[int] | np.ndarray, step: int, draw: int
+        self,
+        indices: Sequence[int] | np.ndarray,
+        step: int,
+        draw: int,
+        progress: Callable[[str], None] | None,
     ) -> tuple[list[Group], tuple[float, float]]:
         ids = [self._prompts.ids[i] for i in indices]
         pending: dict[int, list[Future[Grade]]] = {}
         start = time.perf_counter()
-        with progress.LazyBar(f"step {step + 1}: sampling") as bar:
 
-            def on_group(position: int, completions: list[Completion]) -> None:
-                truth = self._prompts.ground_truths[indices[position]]
-                pending[position] = [
-                    self._grader.submit(Item(text, truth, finished=c.finish_reason == "stop"))
-                    for c, text in zip(completions, self.texts(completions), strict=True)
-                ]
-                bar(len(pending), len(ids))
+        def on_group(position: int, completions: list[Completion]) -> None:
+            truth = self._prompts.ground_truths[indices[position]]
+            pending[position] = [
+                self._grader.submit(Item(text, truth, finished=c.finish_reason == "stop"))
+                for c, text in zip(completions, self.texts(completions), strict=True)
+            ]
+            if progress is not None:
+                progress(f"{len(pending)}/{len(ids)}")
 
-            seed = round_seed(self._config.seed, step, draw)
-            completions = self._engine.generate(ids, self._sampling, seed, on_group=on_group)
+        seed = round_seed(self._config.seed, step, draw)
+        completions = self._engine.generate(ids, self._sampling, seed, on_group=on_group)
         generated = time.perf_counter()
         groups = [
             Group(int(index), completions[i], [future.result() for future in pending[i]])
