@@ -142,6 +142,7 @@ def normalise(text: str) -> str:
     text = text.strip("*` ").replace("**", "^")
     text = _NUMPY_NAME.sub(lambda m: _NUMPY[m[1]], text)
     text = _braced_arguments(text)
+    text = re.sub(r"(?<=\d)\.(?=\s*/)", "", text)  # 1./3 is Python for a third
     text = _SCIENTIFIC.sub(lambda m: rf"{m[1]}\times 10^{{{int(m[2])}}}", text)
     text = " ".join(text.split())
     counted = _NUMBER_THEN_CJK.fullmatch(text)

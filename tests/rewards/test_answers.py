@@ -168,7 +168,7 @@ def test_the_answer_section_is_bounded():
         ("np.arcsin(10/13)", r"\arcsin(10/13)"), ("np.sqrt(2)*np.pi", r"\sqrt{2}*\pi"),
         ("2**(1/2)", "2^{1/2}"), ("$69$,$84$", "69 , 84"), (r"\(x\)", "x"), (r"\$18.90", "18.90"),
         (r"\varnothing", r"\emptyset"), ("∅", r"\emptyset"), ("5\u200b", "5"), ("**5**", "5"),
-        ("5.", "5"), (r"1\\[2pt]2", r"1\\[2pt]2"),
+        ("5.", "5"), ("-1./3", "-1/3"), (r"1\\[2pt]2", r"1\\[2pt]2"),
     ],
 )  # fmt: skip
 def test_normalisation(written, normal):
