@@ -167,7 +167,7 @@ def _without_box(text: str) -> str | None:
     spans = list(_MATH_SPAN.finditer(text))
     numbers = list(_NUMBER.finditer(text))
     if spans and (not numbers or numbers[-1].start() < spans[-1].end()):
-        return _span_content(spans[-1])
+        return _span_content(spans[-1]) or None
     return numbers[-1][0].replace("$", "") if numbers else None
 
 

@@ -9,6 +9,7 @@ here turns a sympy object into a text: for `5^{(5^{(5^{(5^5)})})}` that never en
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import re
@@ -121,17 +122,28 @@ def load_math_verify() -> Any:
 
 
 @functools.cache
-def _extraction() -> list[Any]:
-    return [load_math_verify().LatexExtractionConfig(boxed_match_priority=0)]
+def _extraction() -> list[list[Any]]:
+    math_verify = load_math_verify()
+    usual = math_verify.LatexExtractionConfig(boxed_match_priority=0)
+    # It takes `t` and `m` for units and removes them, which leaves nothing of `\cos t`.
+    units_kept = dataclasses.replace(
+        usual,
+        normalization_config=dataclasses.replace(usual.normalization_config, units=False),
+    )
+    return [[usual], [units_kept]]
 
 
 def _parse(text: str) -> list[Any]:
     """Parses one formula as a whole; an empty list if it is none."""
-    # `first_match`: else a fraction within a text that does not parse is taken for the answer.
-    return load_math_verify().parse(
-        f"\\boxed{{{text}}}",
-        _extraction(),
-        fallback_mode="no_fallback",
-        extraction_mode="first_match",
-        parsing_timeout=None,
-    )
+    for extraction in _extraction():
+        # `first_match`: else a fraction within a text that does not parse is taken for the answer.
+        parsed = load_math_verify().parse(
+            f"\\boxed{{{text}}}",
+            extraction,
+            fallback_mode="no_fallback",
+            extraction_mode="first_match",
+            parsing_timeout=None,
+        )
+        if parsed:
+            return parsed
+    return []

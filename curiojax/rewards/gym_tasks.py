@@ -53,7 +53,7 @@ class ReasoningGym:
         self.task = task
 
     def __call__(self, response: str, ground_truth: str) -> Any:
-        from curiojax.rewards.verifiers import MAX_EXTRACTED_CHARS, Verdict
+        from curiojax.rewards.verifiers import Verdict, shown
 
         entry = _entry(ground_truth)
         if entry is None:
@@ -62,15 +62,15 @@ class ReasoningGym:
         answer = tagged[-1].strip() if tagged else extract_answer(response)
         if not answer:
             return Verdict(False, "no_answer")
-        shown = answer[:MAX_EXTRACTED_CHARS]
+        extracted = shown(answer)
         if len(answer) > 8 * MAX_ANSWER_CHARS or is_program(answer):
-            return Verdict(False, "error", shown)
+            return Verdict(False, "error", extracted)
         try:
-            return Verdict(self._score(answer, entry) >= 1, "ok", shown)
+            return Verdict(self._score(answer, entry) >= 1, "ok", extracted)
         except MemoryError:
             raise
         except Exception:
-            return Verdict(False, "error", shown)
+            return Verdict(False, "error", extracted)
 
     def gradable(self, ground_truth: str) -> bool:
         """Whether the ground truth is an entry whose own answer, where it has one, scores 1."""

@@ -13,7 +13,7 @@ import re
 from curiojax.rewards.answers import MAX_ANSWER_CHARS
 
 MAX_DIGIT_RUN = 500
-MAX_NESTING = 20
+MAX_NESTING = 12
 MAX_DIGITS = 200_000  # of any number formed on the way
 MAX_SUM_TERMS = 10_000
 

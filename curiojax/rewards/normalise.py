@@ -138,11 +138,13 @@ def normalise(text: str) -> str:
     text = _SYMBOL.sub(lambda m: _SYMBOLS[m[0]], text)
     text = _ROOT.sub(lambda m: _ROOTS[m[1]] + (f"{{{m[2]}}}" if m[2] else ""), text)
     text = _DELIMITERS.sub(" ", text)
-    text = text.replace(r"\varnothing", r"\emptyset").replace("{,}", ",").replace("**", "^")
+    text = text.replace(r"\varnothing", r"\emptyset").replace("{,}", ",")
+    text = text.strip("*` ").replace("**", "^")
     text = _NUMPY_NAME.sub(lambda m: _NUMPY[m[1]], text)
     text = _braced_arguments(text)
+    text = re.sub(r"(?<=\d)\.(?=\s*/)", "", text)  # 1./3 is Python for a third
     text = _SCIENTIFIC.sub(lambda m: rf"{m[1]}\times 10^{{{int(m[2])}}}", text)
-    text = " ".join(text.split()).strip("*` ")
+    text = " ".join(text.split())
     counted = _NUMBER_THEN_CJK.fullmatch(text)
     text = counted[1] if counted else text
     return text[:-1].rstrip() if re.search(r"[^.\\]\.$", text) else text
@@ -205,7 +207,7 @@ def as_quantity(text: str) -> Quantity | None:
     exponent = int(power[1] or power[2]) if power else 0
     mantissa = text[: power.start()] if power else text
     decimal = _DECIMAL.fullmatch(mantissa or "1")
-    if decimal is None or len(mantissa) > _MAX_DIGITS or abs(exponent) > _MAX_EXPONENT:
+    if not text or decimal is None or len(mantissa) > _MAX_DIGITS or abs(exponent) > _MAX_EXPONENT:
         return None
     places = len(decimal[2] or ".") - 1
     digits = (decimal[1] or "").replace(",", "") + (decimal[2] or ".")[1:]

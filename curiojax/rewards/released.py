@@ -43,7 +43,7 @@ def grade_released(
     gold = math_verify.parse(f"${ground_truth}$", parsing_timeout=None)
     boxed = last_boxed(response)
     # Its answer would only be waited for, and then count as wrong.
-    expensive = boxed is not None and too_expensive(normalise(boxed), normalise(ground_truth))
+    expensive = boxed is not None and too_expensive(normalise(boxed), boxed)
     read = [] if expensive else math_verify.parse(solution, parsing_timeout=None)
     correct = bool(read and gold) and math_verify.verify(gold, read, timeout_seconds=None)
     # The first element is a sympy object, which must not be turned into a text; the last is one.

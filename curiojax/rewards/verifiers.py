@@ -303,7 +303,12 @@ def _released(response: str, ground_truth: str, *, whole_text: bool, boxed_rule:
 
 
 def _compared(correct: bool, answer: str | None) -> Verdict:
-    return Verdict(correct, "ok", answer[:MAX_EXTRACTED_CHARS] if answer is not None else None)
+    return Verdict(correct, "ok", shown(answer) if answer is not None else None)
+
+
+def shown(answer: str) -> str:
+    """An answer that can be stored anywhere: short, and encodable in UTF-8."""
+    return answer[:MAX_EXTRACTED_CHARS].encode("utf-8", "backslashreplace").decode()
 
 
 def _short(answer: str, length: int = 0) -> bool:
