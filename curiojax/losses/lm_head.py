@@ -3,8 +3,9 @@
 One chunk is a slice of `T` across all rows, so a batch axis that is split over devices stays split.
 Its logits live in float32 for the length of one scan step, in which the gradients with respect to
 hidden states and head are formed as well (`jax.vjp` of the per-token loss in the chunk's logits,
-so any objective works). The backward pass has nothing left to do but to scale them: three products
-with the head instead of the four of `jax.checkpoint`, and one evaluation of the loss, not two.
+so any objective works, supervised or policy). The backward pass has nothing left to do but to scale
+them: three products with the head instead of the four of `jax.checkpoint`, and one evaluation of
+the loss, not two.
 
 The teacher goes first, in a pass of its own that leaves scalars per token. Inside a rematerialised
 chunk its head and its search would run twice. Only an objective that compares whole distributions
@@ -37,9 +38,9 @@ _GIVEN = {
     "selected": "selected",
     "suppressed": "suppressed",
 }
-_GIVEN_POLICY = (
-    *("advantages", "old_log_probs", "on_policy", "sampler_log_probs", "ref_log_probs"),
-)
+_GIVEN_POLICY = {
+    "advantages", "old_log_probs", "on_policy", "sampler_log_probs", "ref_log_probs"
+}  # fmt: skip
 
 
 class _How(NamedTuple):
@@ -180,9 +181,9 @@ def chunked_loss(
       targets: what is known about each token beforehand, `[B, T]`: what `teacher_pass` returned,
         `selected` (needed by `Entropy` with `top_fraction` below 1, since a chunk cannot know the
         quantile of all tokens) and `suppressed` (for `Oxa`). A policy objective takes `advantages`
-        and what else `policy_loss` is given: `old_log_probs` (left out, the ratio is exactly 1, as
-        it is in the first update after a rollout), `on_policy`, `sampler_log_probs`,
-        `ref_log_probs`.
+        (also `[B, 1]`) and what else `policy_token_loss` is given: `old_log_probs` (left out, the
+        ratio is exactly 1, as it is in the first update after a rollout), `on_policy` (the same,
+        token by token), `sampler_log_probs`, `ref_log_probs`.
       teacher: head `[V, D]` and hidden states `[B, T, D]` of the other model, for objectives with
         `needs_teacher_logits`; D may differ from the student's.
       temperature: of the rollouts, for policy objectives; divides the logits.
@@ -208,6 +209,8 @@ def chunked_loss(
     given = {name: x for name, x in (targets or {}).items() if name in names}
     if how.is_policy and "advantages" not in given:
         raise ValueError(f"{objective.name}: needs targets['advantages'] of all tokens")
+    if how.is_policy:
+        given["advantages"] = jnp.broadcast_to(given["advantages"], mask.shape)
     if not how.is_policy and temperature != 1:
         raise ValueError(f"{objective.name}: a temperature is for policy objectives only")
     if getattr(objective, "selects_tokens", False) and "selected" not in given:

@@ -197,6 +197,16 @@ def test_golden_through_the_head():
             assert_close(metrics["log_prob"], data["lp"] * data["mask"])
 
 
+def test_one_advantage_per_row(arrays):
+    one = arrays["advantages"][:, :1]
+    spread = jnp.broadcast_to(one, (B, T))
+    got, want = (
+        value_and_gradients(total, CASES["grpo"], {**arrays, "advantages": x}, chunk_tokens=CHUNK)
+        for x in (one, spread)
+    )
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
 def test_without_old_log_probs_the_ratio_is_exactly_one(arrays):
     case = CASES["on_policy"]
     (_, metrics), gradients = value_and_gradients(total, case, arrays, chunk_tokens=CHUNK)
@@ -211,6 +221,24 @@ def test_without_old_log_probs_the_ratio_is_exactly_one(arrays):
     )
     assert_close(explicit[1], gradients)
     np.testing.assert_allclose(explicit[0][1]["ratio"][mask], 1, rtol=1e-5)
+
+
+def test_on_policy_token_by_token(arrays):
+    """One program: flagged tokens as if they had no old policy, the others with theirs."""
+    case = CASES["everything"]
+    (_, own), _ = value_and_gradients(dense, case, arrays)
+    flag = jnp.asarray(np.tile(np.arange(T) % 3 == 0, (B, 1)))
+    parts, rest = split(case, arrays)
+    old = jnp.where(flag, own["log_prob"], arrays["old_log_probs"])
+    want = value_and_gradients(total, case, {**arrays, "old_log_probs": old}, chunk_tokens=CHUNK)
+    # What the flagged tokens' old policy is said to be does not matter.
+    rest["targets"]["old_log_probs"] = jnp.where(flag, jnp.nan, arrays["old_log_probs"])
+    for kind in (jnp.float32, bool):
+        rest["targets"]["on_policy"] = flag.astype(kind)
+        got = jitted(total, case, chunk_tokens=CHUNK)(parts, rest)
+        assert_close(got, want)
+        ratio = np.asarray(got[0][1]["ratio"])
+        np.testing.assert_array_equal(ratio[flag & (arrays["mask"] > 0)], 1)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
