@@ -25,7 +25,7 @@ from curiojax.training import plan
 from curiojax.training.checkpoint import Checkpoints
 from curiojax.training.engines import start_engine
 from curiojax.training.experience import Trajectory, microbatches
-from curiojax.training.grpo_metrics import Clock, round_metrics, update_metrics
+from curiojax.training.grpo_metrics import Clock, mismatch_warning, round_metrics, update_metrics
 from curiojax.training.metrics import MetricsWriter, check_loggers, read_metrics
 from curiojax.training.policy_step import PolicyStep, compile_policy_step
 from curiojax.training.recipe import Recipe, place
@@ -149,7 +149,7 @@ def train(
     config, steps = recipe.config, recipe.total_steps
     start = int(state.step)
     writer = MetricsWriter(directory, config.logging, start, config.model_dump(mode="json"))
-    bad_steps = 0
+    bad_steps, warned = 0, False
     bar = progress.bar(name, total=steps, done=start)
     with (
         jax.set_mesh(recipe.mesh),
@@ -202,11 +202,14 @@ def train(
                 "sync_gigabytes_per_second": synced.gigabytes_per_second,
             }
             writer.write(metrics)
+            if not warned and (warning := mismatch_warning(metrics)):
+                warned = True
+                say(f"warning: step {done}: {warning}")
             shown = ("reward", "entropy", "response_tokens", "step_seconds")
             bar.update(done, **{key: metrics[key] for key in shown})
             bad_steps = 0 if not metrics["skipped"] else bad_steps + 1
             diverged = bad_steps >= config.optimizer.skip_limit
-            forget_rounds(directory, config.rollout.keep_steps, number)
+            forget_rounds(directory, rounds_kept(config), number)
 
             stopping = stop.after(done)
             if done % config.checkpoint.every == 0 or done == steps or stopping or diverged:
@@ -224,6 +227,12 @@ def train(
         if int(state.step) < steps:
             raise KeyboardInterrupt
     return state
+
+
+def rounds_kept(config: RunConfig) -> int | None:
+    """How many rounds stay on disk: stale ones at least until a checkpoint needs them no more."""
+    keep = config.rollout.keep_steps
+    return max(keep, config.checkpoint.every + 1) if keep and config.max_staleness else keep
 
 
 class Ahead:

@@ -89,3 +89,18 @@ def round_metrics(config: RunConfig, found: Round) -> dict[str, Any]:
         "rollout_version": found.version,
         "generated_tokens_per_second": float(lengths.sum()) / max(found.generate_seconds, 1e-9),
     }
+
+
+# Of the two policies' log-probs, in nats. Bfloat16 against float32 gives about 0.03 on average.
+LARGE_MISMATCH = 0.1
+
+
+def mismatch_warning(metrics: dict[str, Any]) -> str | None:
+    """Whether the sampler's policy is another one than the trainer's, in one sentence."""
+    if not metrics["mismatch_abs"] > LARGE_MISMATCH:
+        return None
+    return (
+        f"the sampler's log-probs are {metrics['mismatch_abs']:.2g} nats away from the trainer's "
+        "on average, more than rounding explains; compare tokenizer, rope_theta and dtypes of the "
+        "two, or set objective.tis_cap=2.0 with rollout.top_p=1.0"
+    )

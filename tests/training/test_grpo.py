@@ -140,8 +140,9 @@ def test_a_run_leaves_everything_behind(straight):
     lines = metrics(straight)
     assert [line["step"] for line in lines] == list(range(1, 7))
     wanted = """reward accuracy format_rate groups_all_0 groups_all_1 response_tokens
-        truncated_share entropy clipped_high clipped_low dual_clipped mismatch_abs mismatch_max mismatch_k3
-        tis_weight tis_capped ess_share ratio_max old_kl grad_norm learning_rate""".split()
+        truncated_share entropy clipped_high clipped_low dual_clipped mismatch_abs mismatch_max
+        mismatch_k3 tis_weight tis_capped ess_share ratio_max old_kl grad_norm
+        learning_rate""".split()
     timed = json.loads((straight / "metrics.jsonl").read_text().splitlines()[0])
     parts = ("generate", "grade", "log_probs", "update", "sync", "step")
     for line in lines:
