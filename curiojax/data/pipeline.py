@@ -42,6 +42,7 @@ class SupervisedData:
       format: schema the source was read as.
       num_rows: rows of the source, dropped ones included.
       lengths, prompt_lengths, response_lengths: tokens per record, int64 [num_examples].
+      records: for each record, its index in what `load_records` returns, int64 [num_examples].
       fingerprint: hash of the token ids; with the seed it decides every batch.
       suppressed: a second set of records, to be unlearnt, some of which join every step; or None.
     """
@@ -72,6 +73,7 @@ class SupervisedData:
         self.lengths = tokens.lengths
         self.prompt_lengths = tokens.prompt_lengths
         self.response_lengths = self.lengths - self.prompt_lengths
+        self.records = tokens.rows
         self.drops: dict[str, int] = tokens.meta["drops"]
         self.format: str = tokens.meta["format"]
         self.num_rows: int = tokens.meta["num_rows"]
@@ -83,9 +85,13 @@ class SupervisedData:
         self.truncated: int = counts["truncated"]
         self.warnings = encoding.warnings(counts, self.num_examples, max_response_tokens)
 
+    def ids(self, index: int) -> np.ndarray:
+        """Prompt ids, then response ids of a record, int32."""
+        return self._store.record(index)
+
     def example(self, index: int) -> tuple[list[int], list[int]]:
         """Prompt ids and response ids of a record."""
-        ids = self._store.record(index).tolist()
+        ids = self.ids(index).tolist()
         prompt = int(self.prompt_lengths[index])
         return ids[:prompt], ids[prompt:]
 
