@@ -95,6 +95,26 @@ class SupervisedData:
         prompt = int(self.prompt_lengths[index])
         return ids[:prompt], ids[prompt:]
 
+    def queries(self) -> tuple[np.ndarray, np.ndarray]:
+        """Which records answer the same query, and which repeat an earlier one, both [N].
+
+        Returns:
+          The first record with the same prompt ids, int64; and whether an earlier record has all
+          the same ids, bool.
+        """
+        first: dict[bytes, int] = {}
+        seen: set[bytes] = set()
+        queries = np.zeros(self.num_examples, np.int64)
+        repeated = np.zeros(self.num_examples, bool)
+        for index in range(self.num_examples):
+            ids = self.ids(index)
+            prompt = ids[: self.prompt_lengths[index]].tobytes()
+            queries[index] = first.setdefault(hashlib.sha256(prompt).digest(), index)
+            whole = hashlib.sha256(prompt + b"|" + ids.tobytes()).digest()
+            repeated[index] = whole in seen
+            seen.add(whole)
+        return queries, repeated
+
     def indices(self, step: int) -> np.ndarray:
         """The records of a step in the order of the epoch's plan, int64 [sequences_per_step]."""
         if step < 0:

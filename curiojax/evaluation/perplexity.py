@@ -21,7 +21,6 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -146,7 +145,7 @@ def token_log_probs(
     hidden = models.forward(
         params, config, batch["tokens"], batch["positions"], batch["segment_ids"]
     )
-    head = gathered(models.head_weight(params, config), ("vocab", "embed"), hidden.dtype)
+    head: Any = gathered(models.head_weight(params, config), ("vocab", "embed"), hidden.dtype)
     _, tokens = chunked_loss(
         Sft(),
         head,
