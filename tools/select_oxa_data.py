@@ -20,29 +20,24 @@ other numbers, name another --output and reuse the scores with --scores.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import shlex
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from curiojax import models, progress
 from curiojax.config import Data, Model
 from curiojax.data import TEMPLATES, SupervisedData, build_dataset, graded, load_records
 from curiojax.data.schemas import FORMATS
-from curiojax.data.selection import (
-    Bins,
-    feasible_total,
-    gaussian_counts,
-    select_by_bin,
-    select_lowest,
-)
+from curiojax.data.selection import Bins
 from curiojax.data.store import temporary_folder
 from curiojax.data.tokenizer import load_tokenizer
 from curiojax.errors import ConfigError, exit_on_config_error
 from curiojax.evaluation import perplexity
+from curiojax.evaluation.oxa import Promote, Suppress, choose_promoted, choose_suppressed
 from curiojax.evaluation.scores import ScoreFile
 from curiojax.models.config import COMPUTE_DTYPES
 from curiojax.reports.selection import COLUMNS, SelectedSet, summary_rows, write_selection_report
@@ -50,24 +45,27 @@ from curiojax.sharding import make_mesh
 from curiojax.training.run_directory import lock
 
 SETTINGS, RESULT = "settings.json", "selection.json"
-# Where messages of the parts that training shares name a config field, its option here.
+WRITTEN = ("promoted.parquet", "suppressed.parquet", "report.html", RESULT)
+# Where messages of the parts that training shares name a config field: its option here.
 _OPTIONS = {
     "model.path": "--model",
-    "data.path": "--promoted",
+    "model.max_position_embeddings": "--max-position-embeddings",
+    "model.rope_theta": "--rope-theta",
+    "model.attention": "--attention",
+    "model.compute_dtype": "--compute-dtype",
     "data.template": "--template",
     "data.max_prompt_tokens": "--max-prompt-tokens",
     "data.max_response_tokens": "--max-response-tokens",
     "data.cache_dir": "--cache-dir",
     "data.format": "--format",
     "data.split": "--split",
-    "data.row_length": "--max-response-tokens",
-    "data.overlong": "--max-response-tokens",
-    "model.max_position_embeddings": "--max-position-embeddings",
-    "model.rope_theta": "--rope-theta",
-    "model.attention": "--attention",
-    "model.compute_dtype": "--compute-dtype",
+    "data.path": "--promoted",
     "output_dir": "--scores",
-    "mesh": "--mesh",
+    "mesh.data": "--mesh",
+    "mesh.fsdp": "--mesh",
+    "mesh.tensor": "--mesh",
+    "mesh:": "--mesh:",
+    "batch_tokens": "--batch-tokens",
 }
 
 
@@ -83,9 +81,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def select(options: argparse.Namespace) -> None:
-    """The whole of it."""
-    bins = Bins(options.min_perplexity, options.max_perplexity, options.bin_width)
-    gaussian_counts(bins, options.count, options.mu, options.sigma)  # refuses nonsense
+    """The whole of it: candidates, scores, choices, files."""
+    promote, suppress = rules(options)
     check_output(options.output)
     sources, found = candidates(options)
     tokenizer = load_tokenizer(options.model)
@@ -102,24 +99,13 @@ def select(options: argparse.Namespace) -> None:
         "model": fingerprint,
         "compute_dtype": options.compute_dtype,
         "context": options.context,
-        "template": options.template,
     }
     settings = scored_with | {
-        "data": {name: data.fingerprint for name, data in datasets.items()},
+        "template": options.template,
         "limits": [options.max_prompt_tokens, options.max_response_tokens],
-        "promoted": {
-            "count": options.count,
-            "mu": options.mu,
-            "sigma": options.sigma,
-            "bins": [bins.low, bins.high, bins.width],
-            "max_per_query": options.max_per_query,
-        },
-        "suppressed": {
-            "count": options.suppressed_count,
-            "min_perplexity": options.suppressed_min_perplexity,
-            "max_per_query": options.suppressed_per_query,
-        },
-        "seed": options.seed,
+        "promoted": dataclasses.asdict(promote),
+        "suppressed": dataclasses.asdict(suppress),
+        "data": {name: data.fingerprint for name, data in datasets.items()},
     }
     if claim(options.output, settings):
         print(f"{options.output} holds this selection already; nothing to do")
@@ -127,17 +113,39 @@ def select(options: argparse.Namespace) -> None:
     folder = options.scores or options.output / "scores"
     with lock(folder):
         scores = score(options, folder, datasets, tokenizer, model, overrides, scored_with)
-    sets = [
-        promoted_set(options, bins, datasets["promoted"], scores["promoted"]),
-        *(
-            [suppressed_set(options, datasets["suppressed"], scores["suppressed"])]
-            if "suppressed" in datasets
-            else []
-        ),
-    ]
-    for one, (name, data) in zip(sets, datasets.items(), strict=True):
-        write(options, sources[name], data, one, options.output / f"{name}.parquet")
-    finish(options, sets, settings, found)
+    chosen = {"promoted": choose_promoted(promote, datasets["promoted"], scores["promoted"])}
+    if "suppressed" in datasets:
+        data = datasets["suppressed"]
+        chosen["suppressed"] = choose_suppressed(suppress, data, scores["suppressed"])
+    for name, one in chosen.items():
+        write(options, sources[name], datasets[name], one, options.output / f"{name}.parquet")
+    finish(options, list(chosen.values()), settings, found)
+
+
+def rules(options: argparse.Namespace) -> tuple[Promote, Suppress]:
+    """What the options ask for; refuses nonsense before any work."""
+    promote = Promote(
+        options.count,
+        options.mu,
+        options.sigma,
+        Bins(options.min_perplexity, options.max_perplexity, options.bin_width),
+        options.max_per_query,
+        options.seed,
+    )
+    if not promote.bins.low <= promote.mu <= promote.bins.high:
+        raise ConfigError(
+            f"--mu: {promote.mu:g} is outside of the bins, {promote.bins.low:g} to "
+            f"{promote.bins.high:g}; move it, or --min-perplexity or --max-perplexity"
+        )
+    if not promote.sigma > 0:
+        raise ConfigError(f"--sigma: {promote.sigma:g} must be positive")
+    suppress = Suppress(
+        options.suppressed_count,
+        options.suppressed_min_perplexity,
+        options.suppressed_per_query,
+        options.seed,
+    )
+    return promote, suppress
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -216,11 +224,14 @@ def check_output(folder: Path) -> None:
 def claim(folder: Path, settings: dict[str, Any]) -> bool:
     """Makes the folder this selection's; returns whether it is finished.
 
+    A selection of other settings that wrote nothing but scores gives way: they have a header of
+    their own.
+
     Raises:
       ConfigError: it belongs to another selection.
     """
     path = folder / SETTINGS
-    if path.is_file():
+    if any((folder / name).exists() for name in WRITTEN):
         theirs = json.loads(path.read_text(encoding="utf-8"))
         for key in settings:
             if theirs.get(key) != settings[key]:
@@ -285,10 +296,14 @@ def tokenised(options: argparse.Namespace, name: str, path: str, tokenizer: Any)
         max_response_tokens=options.max_response_tokens,
         cache_dir=options.cache_dir,
     )
-    with progress.LazyBar(f"tokenising ({name})") as bar:
-        data = build_dataset(
-            config, tokenizer, seed=0, sequences_per_step=1, rows_per_microbatch=1, progress=bar
-        )
+    try:
+        with progress.LazyBar(f"tokenising ({name})") as bar:
+            data = build_dataset(
+                config, tokenizer, seed=0, sequences_per_step=1, rows_per_microbatch=1, progress=bar
+            )
+    except ConfigError as error:
+        option = "--promoted" if ours else "--graded"
+        raise ConfigError(str(error).replace("data.path", option)) from None
     if data.drops:
         progress.print_pairs(f"{name}: records dropped", data.drops)
     for warning in data.warnings:
@@ -337,93 +352,6 @@ def score(
     for file in files.values():
         file.close()
     return files
-
-
-def promoted_set(
-    options: argparse.Namespace, bins: Bins, data: SupervisedData, scores: ScoreFile
-) -> SelectedSet:
-    """Chooses the promoted records and says where they fall short."""
-    queries, repeated = data.queries()
-    values = np.where(repeated, np.nan, scores.perplexity())
-    bin_of = bins.index(values)
-    wanted = gaussian_counts(bins, options.count, options.mu, options.sigma)
-    limit = options.max_per_query
-    chosen = select_by_bin(
-        bin_of, wanted, data.response_lengths, queries, max_per_query=limit, seed=options.seed
-    )
-    if not len(chosen):
-        middle = np.nanmedian(values) if np.isfinite(values).any() else np.nan
-        raise ConfigError(
-            f"--mu: no record has a perplexity near {options.mu:g} (their median is {middle:.3g}); "
-            "choose another --mu, or --context"
-        )
-    notes = _odd(scores, repeated)
-    missing = options.count - len(chosen)
-    if missing:
-        taken = np.bincount(bin_of[chosen], minlength=bins.count)
-        short = np.flatnonzero(taken < wanted)
-        worst = int(short[np.argmax((wanted - taken)[short])])
-        most = feasible_total(bins, options.mu, options.sigma, bin_of, queries, limit)
-        notes.append(
-            f"{len(chosen):,} of {options.count:,} records: {len(short)} of {bins.count} bins are "
-            f"short, most of all {bins.edges[worst]:.2f} to {bins.edges[worst + 1]:.2f} with "
-            f"{taken[worst]:,} of {wanted[worst]:,}; the Gaussian is cut off there. A --count of "
-            f"at most {most:,}, another --mu (the candidates' median is "
-            f"{np.nanmedian(values):.3g}) or more data would fill them."
-        )
-    return SelectedSet(
-        "Promoted",
-        values,
-        data.response_lengths,
-        queries,
-        chosen,
-        options.count,
-        bins.edges,
-        wanted,
-        notes,
-    )
-
-
-def suppressed_set(
-    options: argparse.Namespace, data: SupervisedData, scores: ScoreFile
-) -> SelectedSet:
-    """Chooses the suppressed samples and says where they fall short."""
-    queries, repeated = data.queries()
-    values = np.where(repeated, np.nan, scores.perplexity())
-    least = options.suppressed_min_perplexity
-    chosen = select_lowest(
-        values,
-        queries,
-        options.suppressed_count,
-        min_perplexity=least,
-        max_per_query=options.suppressed_per_query,
-        seed=options.seed,
-    )
-    if not len(chosen):
-        raise ConfigError(
-            f"--suppressed-min-perplexity: none of {len(values)} wrong samples has a perplexity of "
-            f"{least:g} or more; lower it"
-        )
-    notes = _odd(scores, repeated)
-    if len(chosen) < options.suppressed_count:
-        notes.append(
-            f"{len(chosen):,} of {options.suppressed_count:,} samples: there are no more with "
-            f"{options.suppressed_per_query} of a query and a perplexity of at least {least:g} "
-            f"({int((values < least).sum()):,} are below it)."
-        )
-    finite = values[np.isfinite(values)]
-    top = max(float(np.quantile(finite, 0.99)), float(values[chosen].max()), 1.1)
-    return SelectedSet(
-        "Suppressed",
-        values,
-        data.response_lengths,
-        queries,
-        chosen,
-        options.suppressed_count,
-        np.linspace(1.0, top, 81),
-        None,
-        notes,
-    )
 
 
 def write(
@@ -496,6 +424,12 @@ def finish(
     else:
         command.append("objective.ul_weight=0")
     command += [f"model.path={shlex.quote(options.model)}", f"data.template={options.template}"]
+    for field in ("max_prompt_tokens", "max_response_tokens"):
+        if getattr(options, field) != getattr(Data(), field):
+            command.append(f"data.{field}={getattr(options, field)}")
+    for field in ("rope_theta", "max_position_embeddings"):
+        if getattr(options, field) is not None:
+            command.append(f"model.{field}={getattr(options, field)}")
     progress.print_pairs("written", {"report": options.output / "report.html"})
     print("train with:\n  " + " ".join(command))
 
@@ -512,20 +446,10 @@ _KEYS = (
 )
 
 
-def _odd(scores: ScoreFile, repeated: np.ndarray) -> list[str]:
-    notes = []
-    empty = int((~np.isfinite(scores.perplexity())).sum())
-    if empty:
-        notes.append(f"{empty:,} records have no finite perplexity and were left out.")
-    if repeated.any():
-        notes.append(f"{int(repeated.sum()):,} repeated records were left out.")
-    return notes
-
-
 def _ours(folder: Path) -> bool:
-    """A claimed folder, or one that was killed while the candidates or scores were being made."""
+    """A claimed folder, or one whose first run was killed before it could claim it."""
     names = {path.name for path in folder.iterdir()}
-    return (folder / SETTINGS).is_file() or names <= {"candidates", "scores", f".{SETTINGS}.tmp"}
+    return (folder / SETTINGS).is_file() or names <= {"candidates", f".{SETTINGS}.tmp"}
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -17,7 +17,7 @@ chunk of tokens at a time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -27,6 +27,7 @@ from jax.sharding import Mesh
 from curiojax import models
 from curiojax.data.encoding import adds_bos
 from curiojax.data.pipeline import SupervisedData
+from curiojax.errors import ConfigError
 from curiojax.evaluation.scores import ScoreFile
 from curiojax.losses.lm_head import chunked_loss
 from curiojax.models.weights import gathered
@@ -105,15 +106,15 @@ def score(
       batch_tokens: tokens of one forward pass, all devices together, padding included.
       chunk_tokens: tokens whose logits exist at a time, on each group of devices.
       progress: called with (tokens done, tokens in all, **statistics) after every batch.
+
+    Raises:
+      ConfigError: a batch does not fit into memory.
     """
     shards = num_batch_shards(mesh)
     lengths = responses.max_lengths
     total, done = int(lengths.sum()), int(lengths[scores.known].sum())
     sharding = named_sharding(mesh, ("batch", "length"))
-    run = jax.jit(
-        partial(token_log_probs, config=config, chunk_tokens=chunk_tokens, num_shards=shards),
-        out_shardings=named_sharding(mesh, ()),
-    )
+    run = _program(config, chunk_tokens, mesh)
     with jax.set_mesh(mesh):
         for batch in plan(lengths, batch_tokens, shards):
             missing = ~scores.known[batch.records]
@@ -121,7 +122,7 @@ def score(
                 continue
             arrays, sizes = _fill(batch, responses)
             device = {name: jax.device_put(array, sharding) for name, array in arrays.items()}
-            log_probs = np.asarray(jax.device_get(run(params, device)), np.float64)
+            log_probs = _run(run, params, device)
             # Summed here, in float64 and in order: the same for every mesh and batch.
             sums = log_probs.sum(axis=1)[: len(sizes)]
             nll = np.divide(-sums, sizes, out=np.full(len(sizes), np.nan), where=sizes > 0)
@@ -131,6 +132,27 @@ def score(
                 seen = scores.perplexity(batch.records)
                 median = float(np.median(seen)) if np.isfinite(seen).all() else None
                 progress(done, total, records=int(scores.known.sum()), perplexity=median)
+
+
+@lru_cache(maxsize=4)  # so that a second data set reuses what was compiled for the first
+def _program(config: models.ModelConfig, chunk_tokens: int, mesh: Mesh) -> Callable:
+    shards = num_batch_shards(mesh)
+    return jax.jit(
+        partial(token_log_probs, config=config, chunk_tokens=chunk_tokens, num_shards=shards),
+        out_shardings=named_sharding(mesh, ()),
+    )
+
+
+def _run(run: Callable, params: Any, batch: dict[str, jax.Array]) -> np.ndarray:
+    try:
+        return np.asarray(jax.device_get(run(params, batch)), np.float64)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        rows, length = batch["tokens"].shape
+        raise ConfigError(
+            f"batch_tokens: {rows} rows of {length} tokens do not fit into memory; lower it"
+        ) from None
 
 
 def token_log_probs(

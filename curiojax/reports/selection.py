@@ -57,9 +57,9 @@ COLUMNS = (
     "queries",
     "asked for",
     "chosen",
-    "perplexity, median before",
+    "median perplexity",
     "after",
-    "tokens, mean before",
+    "mean tokens",
     "after",
 )
 
@@ -146,10 +146,7 @@ def histogram_figure(
     """
     figure = go.Figure()
     centers, widths = (edges[1:] + edges[:-1]) / 2, np.diff(edges)
-    ranges = [
-        f"{low:,.{digits}f} to {high:,.{digits}f}"
-        for low, high in itertools.pairwise(edges)
-    ]
+    ranges = [f"{low:,.{digits}f} to {high:,.{digits}f}" for low, high in itertools.pairwise(edges)]
     for number, (name, values, colour) in enumerate(
         (("before", before, BEFORE), ("after", after, AFTER))
     ):
@@ -188,7 +185,8 @@ def histogram_figure(
 def _part(one: SelectedSet, identifier: str) -> tuple[str, dict[str, Any]]:
     """The section of a set, and its figures by element id."""
     lengths = one.tokens.astype(np.float64)
-    top = max(float(lengths.max()) if len(lengths) else 1.0, _LENGTH_BINS)
+    longest = int(lengths.max(initial=1))
+    width = -(-(longest + 1) // _LENGTH_BINS)
     finite = one.perplexity[np.isfinite(one.perplexity)]
     outside = int(((finite < one.edges[0]) | (finite > one.edges[-1])).sum())
     caption = (
@@ -209,7 +207,7 @@ def _part(one: SelectedSet, identifier: str) -> tuple[str, dict[str, Any]]:
         "length": histogram_figure(
             lengths,
             lengths[one.chosen],
-            np.linspace(0, top, _LENGTH_BINS + 1),
+            np.arange(0, longest + width + 1, width, dtype=np.float64),
             label="tokens of the response",
             digits=0,
         ),
