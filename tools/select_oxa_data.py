@@ -61,10 +61,9 @@ _OPTIONS = {
     "data.split": "--split",
     "data.path": "--promoted",
     "output_dir": "--scores",
-    "mesh.data": "--mesh",
-    "mesh.fsdp": "--mesh",
-    "mesh.tensor": "--mesh",
-    "mesh:": "--mesh:",
+    "mesh.fsdp": "--fsdp",
+    "mesh.tensor": "--tensor",
+    "mesh:": "--fsdp and --tensor:",
     "batch_tokens": "--batch-tokens",
 }
 
@@ -199,7 +198,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--attention", choices=("auto", "xla", "blocked", "cudnn"), default=model.attention)
     add("--rope-theta", type=float, help="to extend the model's context")
     add("--max-position-embeddings", type=_positive, help="to extend the model's context")
-    add("--mesh", type=_mesh, default=(1, -1, 1), metavar="DATA,FSDP,TENSOR", help="1,-1,1")
+    add("--fsdp", type=_positive, help="devices that share weights; the others repeat them (all)")
+    add("--tensor", type=_positive, default=1, help="devices that share a layer (%(default)s)")
     add("--batch-tokens", type=_positive, default=32_768, help="of a forward pass (%(default)s)")
     add("--chunk-tokens", type=_positive, default=1024, help="of the LM head (%(default)s)")
     add("--cache-dir", help="where tokenised data are kept")
@@ -322,7 +322,8 @@ def score(
 ) -> dict[str, ScoreFile]:
     """Scores of all candidates, read from disk where they are known."""
     files, params = {}, None
-    mesh = make_mesh(*options.mesh)
+    spread = (1, -1) if options.fsdp is None else (-1, options.fsdp)
+    mesh = make_mesh(*spread, options.tensor)
     for name, data in datasets.items():
         responses = perplexity.Responses(data, tokenizer, options.context)
         longest = int(responses.max_lengths.max()) - 1
@@ -463,14 +464,6 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError("must be positive")
     return value
-
-
-def _mesh(text: str) -> tuple[int, int, int]:
-    try:
-        data, fsdp, tensor = (int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError("three numbers, such as 1,-1,1") from None
-    return data, fsdp, tensor
 
 
 if __name__ == "__main__":
