@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -119,6 +121,20 @@ def test_going_on_ends_with_the_same_bytes(scored, tmp_path):
         torn.write_bytes(content[:cut])
         scored(torn, "none", batch_tokens=1000)
         assert torn.read_bytes() == content
+
+
+def test_logits_of_all_tokens_never_exist():
+    vocab = 8192
+    config = models.ModelConfig("qwen2", vocab, 32, 2, 4, 2, 8, 64)
+    names = ("tokens", "labels", "positions", "segment_ids")
+    batch = {name: jnp.zeros((4, 256), jnp.int32) for name in names}
+    batch["loss_mask"] = jnp.ones((4, 256), jnp.float32)
+    run = partial(perplexity.token_log_probs, config=config, chunk_tokens=64, num_shards=1)
+    program = str(jax.make_jaxpr(run)(models.abstract_params(config), batch))
+    shapes = [text.split(",") for text in re.findall(r"\w\[([\d,]+)\]", program)]
+    sizes = {math.prod(map(int, shape)) for shape in shapes}
+    assert 64 * vocab in sizes  # one chunk's
+    assert max(sizes) < 4 * 256 * vocab // 2
 
 
 def test_what_is_known_is_not_computed_again(scored, tmp_path, monkeypatch):
