@@ -23,6 +23,7 @@ import argparse
 import dataclasses
 import json
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -83,42 +84,46 @@ def select(options: argparse.Namespace) -> None:
     """The whole of it: candidates, scores, choices, files."""
     promote, suppress = rules(options)
     check_output(options.output)
-    sources, found = candidates(options)
-    tokenizer = load_tokenizer(options.model)
-    datasets = {name: tokenised(options, name, path, tokenizer) for name, path in sources.items()}
-    overrides = {
-        "compute_dtype": options.compute_dtype,
-        "attention": options.attention,
-        "remat": "none",
-        "rope_theta": options.rope_theta,
-        "max_position_embeddings": options.max_position_embeddings,
-    }
-    model, fingerprint = models.inspect_pretrained(options.model, overrides=overrides)
-    scored_with = {
-        "model": fingerprint,
-        "compute_dtype": options.compute_dtype,
-        "context": options.context,
-    }
-    settings = scored_with | {
-        "template": options.template,
-        "limits": [options.max_prompt_tokens, options.max_response_tokens],
-        "promoted": dataclasses.asdict(promote),
-        "suppressed": dataclasses.asdict(suppress),
-        "data": {name: data.fingerprint for name, data in datasets.items()},
-    }
-    if claim(options.output, settings):
-        print(f"{options.output} holds this selection already; nothing to do")
-        return
-    folder = options.scores or options.output / "scores"
-    with lock(folder):
-        scores = score(options, folder, datasets, tokenizer, model, overrides, scored_with)
-    chosen = {"promoted": choose_promoted(promote, datasets["promoted"], scores["promoted"])}
-    if "suppressed" in datasets:
-        data = datasets["suppressed"]
-        chosen["suppressed"] = choose_suppressed(suppress, data, scores["suppressed"])
-    for name, one in chosen.items():
-        write(options, sources[name], datasets[name], one, options.output / f"{name}.parquet")
-    finish(options, list(chosen.values()), settings, found)
+    with temporary_folder(options.output) as work:
+        sources, found = candidates(options, work)
+        tokenizer = load_tokenizer(options.model)
+        datasets = {
+            name: tokenised(options, name, path, tokenizer) for name, path in sources.items()
+        }
+        overrides = {
+            "compute_dtype": options.compute_dtype,
+            "attention": options.attention,
+            "remat": "none",
+            "rope_theta": options.rope_theta,
+            "max_position_embeddings": options.max_position_embeddings,
+        }
+        model, fingerprint = models.inspect_pretrained(options.model, overrides=overrides)
+        scored_with = {
+            "model": fingerprint,
+            "compute_dtype": options.compute_dtype,
+            "context": options.context,
+        }
+        settings = scored_with | {
+            "template": options.template,
+            "limits": [options.max_prompt_tokens, options.max_response_tokens],
+            "promoted": dataclasses.asdict(promote),
+            "suppressed": dataclasses.asdict(suppress),
+            "data": {name: data.fingerprint for name, data in datasets.items()},
+        }
+        if claim(options.output, settings):
+            print(f"{options.output} holds this selection already; nothing to do")
+            return
+        keep(work, options.output / "candidates")
+        folder = options.scores or options.output / "scores"
+        with lock(folder):
+            scores = score(options, folder, datasets, tokenizer, model, overrides, scored_with)
+        chosen = {"promoted": choose_promoted(promote, datasets["promoted"], scores["promoted"])}
+        if "suppressed" in datasets:
+            data = datasets["suppressed"]
+            chosen["suppressed"] = choose_suppressed(suppress, data, scores["suppressed"])
+        for name, one in chosen.items():
+            write(options, sources[name], datasets[name], one, options.output / f"{name}.parquet")
+        finish(options, list(chosen.values()), settings, found)
 
 
 def rules(options: argparse.Namespace) -> tuple[Promote, Suppress]:
@@ -219,6 +224,12 @@ def check_output(folder: Path) -> None:
         raise ConfigError(
             f"--output: {folder} is not empty and holds no such selection; name a new folder"
         )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--output: {folder} cannot be made ({error.strerror}); name another folder"
+        ) from None
 
 
 def claim(folder: Path, settings: dict[str, Any]) -> bool:
@@ -240,12 +251,20 @@ def claim(folder: Path, settings: dict[str, Any]) -> bool:
                     f"one has {settings[key]}; name a new folder (and --scores to reuse scores)"
                 )
         return (folder / RESULT).is_file()
-    folder.mkdir(parents=True, exist_ok=True)
     _write_json(path, settings)
     return False
 
 
-def candidates(options: argparse.Namespace) -> tuple[dict[str, str], dict[str, Any]]:
+def keep(work: Path, folder: Path) -> None:
+    """Copies the sorted completions to where the record numbers of the scores can be looked up."""
+    for path in work.glob("*.jsonl"):
+        folder.mkdir(exist_ok=True)
+        temporary = folder / f".{path.name}.tmp"
+        shutil.copyfile(path, temporary)
+        temporary.replace(folder / path.name)
+
+
+def candidates(options: argparse.Namespace, work: Path) -> tuple[dict[str, str], dict[str, Any]]:
     """The files to choose from, and what was found out about them."""
     found: dict[str, Any] = {}
     sources = {}
@@ -259,8 +278,7 @@ def candidates(options: argparse.Namespace) -> tuple[dict[str, str], dict[str, A
         sources["promoted"] = options.promoted
         found["promoted"] = f"{options.promoted}, all taken as correct"
     if options.graded:
-        folder = options.output / "candidates"
-        right, wrong = folder / "correct.jsonl", folder / "wrong.jsonl"
+        right, wrong = work / "correct.jsonl", work / "wrong.jsonl"
         with progress.status("reading the graded completions"):
             read = graded.split_graded(options.graded, right, wrong)
         names = ", ".join(f"{role} in {name!r}" for role, name in read.columns.items())
@@ -360,7 +378,7 @@ def write(
 ) -> None:
     """Writes the chosen records of a set."""
     ours = options.promoted == source
-    with temporary_folder(options.output) as arrow:
+    with temporary_folder(options.output) as arrow:  # of no use once the choice is written
         records = load_records(
             source,
             format=options.format if ours else "prompt_completion",
@@ -449,12 +467,12 @@ _KEYS = (
 
 def _ours(folder: Path) -> bool:
     """A claimed folder, or one whose first run was killed before it could claim it."""
-    names = {path.name for path in folder.iterdir()}
-    return (folder / SETTINGS).is_file() or names <= {"candidates", f".{SETTINGS}.tmp"}
+    names = (path.name for path in folder.iterdir())
+    return (folder / SETTINGS).is_file() or all(name.startswith(".tmp-") for name in names)
 
 
 def _write_json(path: Path, content: Any) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".tmp-{path.name}")
     temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
     temporary.replace(path)
 
