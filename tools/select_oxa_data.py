@@ -61,7 +61,7 @@ _OPTIONS = {
     "data.format": "--format",
     "data.split": "--split",
     "data.path": "--promoted",
-    "output_dir": "--scores",
+    "output_dir": "--output",
     "mesh.fsdp": "--fsdp",
     "mesh.tensor": "--tensor",
     "mesh:": "--fsdp and --tensor:",
@@ -84,7 +84,8 @@ def select(options: argparse.Namespace) -> None:
     """The whole of it: candidates, scores, choices, files."""
     promote, suppress = rules(options)
     check_output(options.output)
-    with temporary_folder(options.output) as work:
+    with lock(options.output), temporary_folder(options.output) as work:
+        clear(options.output, work)
         sources, found = candidates(options, work)
         tokenizer = load_tokenizer(options.model)
         datasets = {
@@ -230,6 +231,13 @@ def check_output(folder: Path) -> None:
         raise ConfigError(
             f"--output: {folder} cannot be made ({error.strerror}); name another folder"
         ) from None
+
+
+def clear(folder: Path, work: Path) -> None:
+    """Removes what a killed run left behind; nobody else is at work while the lock is held."""
+    for path in folder.glob(".tmp-*"):
+        if path != work:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def claim(folder: Path, settings: dict[str, Any]) -> bool:
@@ -468,7 +476,8 @@ _KEYS = (
 def _ours(folder: Path) -> bool:
     """A claimed folder, or one whose first run was killed before it could claim it."""
     names = (path.name for path in folder.iterdir())
-    return (folder / SETTINGS).is_file() or all(name.startswith(".tmp-") for name in names)
+    ours = (folder / SETTINGS).is_file()
+    return ours or all(name == "lock" or name.startswith(".tmp-") for name in names)
 
 
 def _write_json(path: Path, content: Any) -> None:

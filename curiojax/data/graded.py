@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import math
 from collections import Counter
@@ -24,9 +25,14 @@ RESPONSES = ("responses", "completions", "texts", "outputs", "generations")
 GRADE = ("correct", "is_correct", "passed", "reward", "score")
 GRADES = ("corrects", "rewards", "scores")
 FINISH = ("finish_reason", "finish_reasons", "finished")
+STATUS = ("status",)
 TRUTH = ("ground_truth", "answer", "gold")
 _IDENTITY = ("id", "uuid")
 
+# What a verifier says when it reached no verdict: such a sample is not known to be wrong.
+_NO_VERDICT = ("unverifiable", "error", "timeout", "memory", "crash")
+# A file of rollouts names the record in `prompt`, and not what was asked.
+_ID_ONLY = "prompt_index"
 # Text that a chat template writes: a prompt that holds it has been rendered already.
 _MARKUP = ("<|im_start|>", "<|start_header_id|>")
 
@@ -147,39 +153,63 @@ def grade_column(path: str | Path) -> str | None:
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
-        stream = path.open(encoding="utf-8")
+        with _lines(path) as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    row = None
+                if not isinstance(row, dict):
+                    raise ConfigError(
+                        f"--graded: {path}, line {number}: not a JSON object; give one per line"
+                    )
+                yield number, row
     except OSError as error:
-        raise ConfigError(f"--graded: cannot read {path} ({error.strerror})") from None
-    with stream:
-        for number, line in enumerate(stream, 1):
-            if not line.strip():
-                continue
+        raise ConfigError(f"--graded: cannot read {path} ({error.strerror or error})") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"--graded: {path} is no text; give JSONL, plain or as .zst") from None
+
+
+@contextlib.contextmanager
+def _lines(path: Path) -> Iterator[IO[str]]:
+    """The lines of a file, which may be compressed (.zst, as rollouts are written)."""
+    with path.open("rb") as stream:
+        if path.suffix == ".zst":
+            import zstandard
+
+            reader = zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True)
             try:
-                row = json.loads(line)
-            except ValueError:
-                row = None
-            if not isinstance(row, dict):
-                raise ConfigError(
-                    f"--graded: {path}, line {number}: not a JSON object; give one per line"
-                )
-            yield number, row
+                yield io.TextIOWrapper(reader, encoding="utf-8", errors="surrogatepass")
+            except zstandard.ZstdError as error:
+                raise OSError(str(error)) from None
+        else:
+            yield io.TextIOWrapper(stream, encoding="utf-8")
 
 
 def _find_columns(row: Mapping[str, Any], path: str | Path) -> dict[str, str]:
     found = {}
+    prompts = [name for name in PROMPT if name != "prompt" or _ID_ONLY not in row]
     for role, names in (
-        ("prompt", PROMPT),
+        ("prompt", prompts),
         ("response", (*RESPONSE, *RESPONSES)),
         ("grade", (*GRADE, *GRADES)),
     ):
         name = _first(names, row)
         if name is None:
+            if role == "prompt" and _ID_ONLY in row:
+                raise ConfigError(
+                    f"--graded: {path}: its `prompt` is the record's id; add what was asked, as "
+                    "`messages` or `question`"
+                )
             raise ConfigError(
                 f"--graded: {path} has no column for the {role} (one of {', '.join(names)}); the "
                 f"columns are {', '.join(row) or 'none'}: rename one"
             )
         found[role] = name
-    for role, names in (("finish", FINISH), ("ground truth", TRUTH), ("id", _IDENTITY)):
+    more = {"finish": FINISH, "status": STATUS, "ground truth": TRUTH, "id": _IDENTITY}
+    for role, names in more.items():
         name = _first(names, row)
         if name is not None:
             found[role] = name
@@ -215,7 +245,8 @@ def _verdict(sample: Mapping[str, Any], seen: set[bytes]) -> tuple[str, bool]:
     prompt, text, grade = sample["prompt"], sample["response"], sample["grade"]
     if not prompt or not isinstance(text, str) or not text.strip():
         return NO_TEXT, False
-    if not isinstance(grade, int | float) or not math.isfinite(grade):
+    graded = isinstance(grade, int | float) and math.isfinite(grade)
+    if not graded or sample.get("status") in _NO_VERDICT:
         return UNGRADED, False
     if 0 < grade < 1:
         return PARTLY, False

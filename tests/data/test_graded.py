@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import zstandard
 
 from curiojax.data import graded, load_records
 from curiojax.errors import ConfigError
@@ -81,6 +82,36 @@ def test_what_is_neither_is_counted(split):
     }
 
 
+def test_rollouts_that_say_what_was_asked(split, tmp_path):
+    """A run's rollouts: compressed, with the record's id as `prompt` and the verifier's status."""
+
+    def row(text, correct, status, **more):
+        return {
+            "prompt": "17",
+            "prompt_index": 3,
+            "messages": [{"role": "user", "content": "1+1?"}],
+            "text": text,
+            "correct": correct,
+            "status": status,
+            **more,
+        }
+
+    rows = [row("2", True, "ok"), row("3", False, "ok"), row("4", False, "timeout")]
+    rows.append(row("?", False, "no_answer"))
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    path = tmp_path / "step_000001.jsonl.zst"
+    path.write_bytes(zstandard.ZstdCompressor().compress(text.encode()))
+    read = graded.split_graded([path], tmp_path / "right.jsonl", tmp_path / "wrong.jsonl")
+    assert (read.correct, read.wrong, read.left_out) == (1, 2, {graded.UNGRADED: 1})
+    assert "1+1?" in (tmp_path / "wrong.jsonl").read_text()
+    del rows[0]["messages"]
+    with pytest.raises(ConfigError, match="its `prompt` is the record's id"):
+        split(rows[:1])
+    path.write_bytes(b"no zstd")
+    with pytest.raises(ConfigError, match=r"cannot read .*step_000001"):
+        graded.split_graded([path], tmp_path / "right.jsonl", tmp_path / "wrong.jsonl")
+
+
 def test_what_is_written_is_what_training_reads(split, tmp_path):
     rows = [
         {"prompt": "p", "response": "r", "correct": False, "answer": 7},
@@ -124,6 +155,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         graded.split_graded([tmp_path / "absent.jsonl"], tmp_path / "r", tmp_path / "w")
     (tmp_path / "a.jsonl").write_text('{"prompt": "p", "response": "r", "correct": 1}\n[1]\n')
     with pytest.raises(ConfigError, match="line 2: not a JSON object"):
+        graded.split_graded([tmp_path / "a.jsonl"], tmp_path / "r", tmp_path / "w")
+    (tmp_path / "a.jsonl").write_bytes(b"\x80\x81")
+    with pytest.raises(ConfigError, match="is no text"):
         graded.split_graded([tmp_path / "a.jsonl"], tmp_path / "r", tmp_path / "w")
     (tmp_path / "b.jsonl").write_text("\n")
     with pytest.raises(ConfigError, match="is empty"):
