@@ -164,18 +164,24 @@ def select_lowest(
 
 
 def feasible_total(
-    bins: Bins, mu: float, sigma: float, bin_of: np.ndarray, queries: np.ndarray, max_per_query: int
+    bins: Bins,
+    total: int,
+    mu: float,
+    sigma: float,
+    bin_of: np.ndarray,
+    queries: np.ndarray,
+    max_per_query: int,
 ) -> int:
-    """The largest total that leaves no bin short, as far as single bins can tell.
+    """A total, `total` at most, that leaves no bin short while one more would.
 
     The limit per query counts within each bin only, so with queries that have records in several
-    bins the true number may be smaller.
+    bins a smaller one may be needed.
     """
     inside = np.flatnonzero(bin_of >= 0)
     pairs = bin_of[inside] * len(queries) + queries[inside]
     usable = inside[occurrence(pairs) < max_per_query]
     available = np.bincount(bin_of[usable], minlength=bins.count)
-    low, high = 0, int(available.sum())
+    low, high = 0, min(total, int(available.sum()))
     while low < high:
         middle = (low + high + 1) // 2
         if (gaussian_counts(bins, middle, mu, sigma) <= available).all():

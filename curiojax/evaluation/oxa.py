@@ -83,13 +83,15 @@ def choose_promoted(rule: Promote, data: SupervisedData, scores: ScoreFile) -> S
         taken = np.bincount(bin_of[chosen], minlength=rule.bins.count)
         gaps = wanted - taken
         worst, edges = int(gaps.argmax()), rule.bins.edges
-        most = feasible_total(rule.bins, rule.mu, rule.sigma, bin_of, queries, rule.max_per_query)
+        most = feasible_total(
+            rule.bins, rule.count, rule.mu, rule.sigma, bin_of, queries, rule.max_per_query
+        )
         notes.append(
             f"{len(chosen):,} of {rule.count:,} records: {int((gaps > 0).sum())} of "
-            f"{rule.bins.count} bins lack some, most of all {edges[worst]:.2f} to "
-            f"{edges[worst + 1]:.2f} with {taken[worst]:,} of {wanted[worst]:,}, so the result is "
-            f"no Gaussian. A --count of about {most:,}, another --mu (the candidates' median is "
-            f"{median}) or more data would make it one."
+            f"{rule.bins.count} bins are short, most of all {edges[worst]:.2f} to "
+            f"{edges[worst + 1]:.2f} with {taken[worst]:,} of {wanted[worst]:,}, and stay so. A "
+            f"--count of about {most:,}, another --mu (the candidates' median is {median}) or more "
+            "data would fill them."
         )
     return SelectedSet(
         "Promoted",

@@ -173,10 +173,11 @@ def test_the_feasible_total_fills_every_bin_and_one_more_does_not():
     bins = Bins()
     perplexity = rng.normal(3.0, 0.5, 3000)
     bin_of, queries = bins.index(perplexity), np.arange(3000)
-    most = feasible_total(bins, 3.0, 0.25, bin_of, queries, 1)
+    most = feasible_total(bins, 3000, 3.0, 0.25, bin_of, queries, 1)
     available = np.bincount(bin_of[bin_of >= 0], minlength=80)
     assert 0 < most < 3000
     assert (gaussian_counts(bins, most, 3.0, 0.25) <= available).all()
     assert (gaussian_counts(bins, most + 1, 3.0, 0.25) > available).any()
-    one_query = feasible_total(ONE_BIN, 1.5, 1.0, np.zeros(9, int), np.zeros(9, int), 4)
+    assert feasible_total(bins, most - 1, 3.0, 0.25, bin_of, queries, 1) == most - 1
+    one_query = feasible_total(ONE_BIN, 9, 1.5, 1.0, np.zeros(9, int), np.zeros(9, int), 4)
     assert one_query == 4
