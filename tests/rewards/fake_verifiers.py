@@ -84,3 +84,12 @@ def hoard(response, ground_truth):
     _HOARD.append(bytearray(b"x") * (60 * 2**20))
     time.sleep(0.1)
     return equal(response, ground_truth)
+
+
+def bare_math_verify(response, ground_truth):
+    """The library without any protection: no time limits, no look at the text first."""
+    from math_verify import parse, verify
+
+    answer = parse(response, parsing_timeout=None)
+    gold = parse(f"${ground_truth}$", parsing_timeout=None)
+    return Verdict(bool(verify(gold, answer, timeout_seconds=None)), "ok", None)
