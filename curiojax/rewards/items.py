@@ -102,6 +102,7 @@ class Preview:
     format_ok: bool = False
     answer: str | None = None
     key: str | None = None
+    is_known: bool = False  # a cached outcome of the same answer serves
 
 
 @dataclass(eq=False)

@@ -45,9 +45,13 @@ _TAINTED = frozenset({"timeout", "memory", "crash"})
 _RETIRE_SHARE = 0.5
 _LOOK_EVERY = 50  # items, for a worker's memory
 _IDLE_SECONDS = 1.0
-_MAX_START_FAILURES = 4
+_START_PAUSES = (1.0, 2.0, 4.0)  # seconds between attempts at starting a worker
 # What a container has for everything else is not the workers' to take.
 _MIN_MEMORY_MB = 128
+
+
+class WorkersUnavailable(RuntimeError):
+    """No worker can be started, for want of processes or memory for example."""
 
 
 class RewardPool:
@@ -244,6 +248,10 @@ class RewardPool:
         self.close()
 
     def _check_usable(self) -> None:
+        if os.getpid() != self._owner:
+            raise RuntimeError(
+                "the reward pool is of the process that this one was forked from"
+            )
         if self._closing.is_set():
             raise RuntimeError("the reward pool is closed")
         if self._error is not None:
@@ -266,14 +274,14 @@ class RewardPool:
                     continue
                 if job is None:
                     return
-                if not self._attempt(job, worker):
+                fit = self._attempt(job, worker)
+                job = None
+                if not fit:
                     self._retire(worker)
                     worker = None
         except PoolClosing:
             pass
         except Exception as error:
-            if job is not None and self._take(job):
-                job.fail(error)
             self._give_up(error)
         finally:
             if worker is not None:
@@ -281,22 +289,23 @@ class RewardPool:
 
     def _start(self) -> WorkerProcess:
         """A ready worker; keeps trying for a while, since processes or memory may be short."""
-        for failure in range(_MAX_START_FAILURES):
+        for pause in (*_START_PAUSES, None):
             try:
                 worker = WorkerProcess(
                     self._preload, self.memory_limit_mb, closing=self._closing.is_set
                 )
             except (OSError, WorkerFailed) as error:
-                problem = error
                 logger.warning("a reward worker did not start: %s", error)
-                if self._closing.wait(2.0**failure):
+                if pause is None:
+                    raise WorkersUnavailable(f"reward workers cannot be started: {error}") from None
+                if self._closing.wait(pause):
                     raise PoolClosing from None
             else:
                 with self._lock:
                     self._ready[worker.pid] = worker
                 self._someone_ready.set()
                 return worker
-        raise RuntimeError(f"reward workers cannot be started: {problem}")
+        raise AssertionError
 
     def _retire(self, worker: WorkerProcess) -> None:
         """Ends a worker; the caller starts another one."""
@@ -306,11 +315,17 @@ class RewardPool:
         worker.kill()
 
     def _give_up(self, error: Exception) -> None:
-        """Ends this thread's part; the last one ends the pool, so that nobody waits for it."""
+        """Ends this thread's part.
+
+        A worker that cannot be started leaves the work to the others. The last one, and every other
+        error, ends the pool, so that nobody waits for it.
+        """
         with self._lock:
             self._given_up += 1
-            fatal = isinstance(error, ConfigError) or self._given_up == len(self._threads)
-            if not fatal or self._error is not None:
+            others = self._given_up < len(self._threads)
+            if isinstance(error, WorkersUnavailable) and others:
+                return
+            if self._closing.is_set() or self._error is not None:
                 return
             self._error = error
             waiting = list(self._in_progress.values())
@@ -329,12 +344,13 @@ class RewardPool:
         preview = Preview()
         try:
             outcome = self._converse(job.item, worker, preview, began + self.timeout_seconds)
+            fit = preview.is_known or outcome.status not in _TAINTED
         except WorkerFailed as failure:
             job.attempts += 1
             if failure.status == "crash" and job.attempts < _MAX_ATTEMPTS:
                 self._queue.put(job)
                 return False
-            outcome = Outcome(False, failure.status, preview.answer)
+            outcome, fit = Outcome(False, failure.status, preview.answer), False
         seconds = time.monotonic() - began
         reward = float(outcome.correct and preview.format_ok)
         grade = Grade(reward, outcome.correct, preview.format_ok, outcome.status, outcome.extracted)
@@ -349,7 +365,7 @@ class RewardPool:
         if self._take(job, grade):
             job.finish(grade)
         worker.served += 1
-        return grade.status not in _TAINTED and not self._is_full(worker, seconds)
+        return fit and not self._is_full(worker, seconds)
 
     def _take(self, job: Job, grade: Grade | None = None) -> bool:
         """Removes a job; whether it was still there, so that it is the caller's to finish."""
@@ -374,6 +390,7 @@ class RewardPool:
             with self._lock:
                 known = self._outcomes.get(preview.key)
                 self._counts["compared"] += known is not None
+            preview.is_known = known is not None
             if known is not None:
                 worker.tell({"go": False}, deadline)
                 return known

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from curiojax.rewards.answers import extract_answer
 from curiojax.rewards.verifiers import Verdict
 
 
@@ -65,6 +66,14 @@ def act(response, ground_truth):
     elif deed == "object":
         return Verdict(True, "ok", Untold())
     return Verdict(response == ground_truth, "ok", response)
+
+
+def act_on_the_answer(response, ground_truth):
+    """As `act`, with what the box holds."""
+    return act(extract_answer(response), ground_truth)
+
+
+act_on_the_answer.answer_decides = True
 
 
 class Untold:
