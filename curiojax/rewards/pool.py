@@ -45,6 +45,7 @@ _TAINTED = frozenset({"timeout", "memory", "crash"})
 _RETIRE_SHARE = 0.5
 _LOOK_EVERY = 50  # items, for a worker's memory
 _IDLE_SECONDS = 1.0
+_MAX_DEFAULT_WORKERS = 16
 _START_PAUSES = (1.0, 2.0, 4.0)  # seconds between attempts at starting a worker
 # What a container has for everything else is not the workers' to take.
 _MIN_MEMORY_MB = 128
@@ -67,7 +68,8 @@ class RewardPool:
     Args:
       verifier: name of the verifier (`verifiers.get_verifier`).
       format: name of the format rule (`formats.check_format`).
-      workers: number of processes; None is one per CPU that this process may use.
+      workers: number of processes; None is one less than there are CPUs for this process, 16 at
+        most.
       timeout_seconds: wall-clock limit per item. Ordinary items take milliseconds.
       memory_limit_mb: limit of a worker's resident memory.
       cache_size: number of results that are kept; 0 switches the cache off.
@@ -91,7 +93,8 @@ class RewardPool:
         max_response_chars: int = MAX_RESPONSE_CHARS,
         preload: Sequence[str] = (),
     ) -> None:
-        workers = available_cpus() if workers is None else workers
+        if workers is None:
+            workers = max(1, min(available_cpus() - 1, _MAX_DEFAULT_WORKERS))
         _check("workers", workers >= 1, f"{workers} workers grade nothing; use at least 1")
         _check("timeout_seconds", timeout_seconds > 0, "it has to be positive")
         _check("cache_size", cache_size >= 0, "it cannot be negative; 0 is no cache")
@@ -249,9 +252,7 @@ class RewardPool:
 
     def _check_usable(self) -> None:
         if os.getpid() != self._owner:
-            raise RuntimeError(
-                "the reward pool is of the process that this one was forked from"
-            )
+            raise RuntimeError("the reward pool is of the process that this one was forked from")
         if self._closing.is_set():
             raise RuntimeError("the reward pool is closed")
         if self._error is not None:

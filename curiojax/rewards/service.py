@@ -19,7 +19,6 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from curiojax import __version__
 from curiojax.errors import ConfigError
 from curiojax.rewards import official
 from curiojax.rewards.formats import FORMAT_RULES
@@ -130,7 +129,7 @@ class Service:
             {
                 "status": "healthy",
                 "timestamp": time.time(),
-                "version": __version__,
+                "version": "1",
                 "pool_type": "RewardPool",
             }
         )

@@ -154,11 +154,14 @@ def test_a_body_that_is_none_is_refused(server, body):
     assert answer.json()["error"]
 
 
-def test_odd_texts_come_back(server):
-    text = "</think> \\boxed{\\ud800 \\u0000 \\u202e}".replace("\\b", "\\\\b")
-    body = f'{{"items": [{{"id": NaN, "response": "{text}", "ground_truth": "7"}}]}}'
-    (result,) = server.post("/v1/grade", content=body.encode()).json()["results"]
-    assert result["id"] is None and result["extracted"] == "\ud800 \0 \u202e"
+def test_odd_values_and_texts_do_no_harm(server):
+    text = r"</think> \\boxed{\ud800 \u0000 \u202e}"  # as JSON writes a lone surrogate
+    ids = ["NaN", "[[1]]", r'"\ud800"', "7", "null"]
+    items = [f'{{"id": {id_}, "response": "{text}", "ground_truth": "7"}}' for id_ in ids]
+    answer = server.post("/v1/grade", content=f'{{"items": [{", ".join(items)}]}}'.encode())
+    results = answer.json()["results"]
+    assert [result["id"] for result in results] == [None, None, "\ud800", 7, None]
+    assert [result["status"] for result in results] == ["ok"] * 5
 
 
 def test_failures_are_statuses(rough):
