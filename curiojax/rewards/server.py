@@ -97,7 +97,7 @@ def bind(options: argparse.Namespace, token: str | None) -> socket.socket:
         return socket.create_server(address[:2], family=family, backlog=2048)
     except OSError as error:
         raise ConfigError(
-            f"--port: cannot listen on {host}:{port}: {error.strerror or error}; "
+            f"--port: cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}; "
             "choose another one with --port, or stop what uses it"
         ) from None
 
