@@ -19,111 +19,40 @@ import os
 import queue
 import threading
 import time
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, TypeVar
 
 from curiojax.errors import ConfigError
 from curiojax.rewards.answers import MAX_RESPONSE_CHARS
 from curiojax.rewards.formats import check_format
+from curiojax.rewards.items import STATUSES, Cache, Grade, Item, Job, Outcome, PoolStats, Preview
 from curiojax.rewards.process import PoolClosing, WorkerFailed, WorkerProcess
 from curiojax.rewards.verifiers import check_verifier
 from curiojax.rewards.worker import digest
 
+__all__ = ["STATUSES", "Grade", "Item", "PoolStats", "RewardPool", "available_cpus"]
+
 logger = logging.getLogger(__name__)
 
-STATUSES = (
-    "ok",  # the answer was compared
-    "no_answer",  # there is none
-    "unverifiable",  # nothing can be compared with this ground truth: leave the item out
-    "error",  # the verifier failed
-    "timeout",  # it took longer than `timeout_seconds`
-    "memory",  # it took more than `memory_limit_mb`
-    "crash",  # it took the worker down, twice
-    "too_long",  # the response is over the size limit, and was not looked at
-)
 # A worker may die of something else than the item it is at, such as what came before it.
 _MAX_ATTEMPTS = 2
 # A verdict on these would come out the same another time.
 _REPEATABLE = frozenset(STATUSES) - {"crash"}
+# After these the worker may not be what it was.
+_TAINTED = frozenset({"timeout", "memory", "crash"})
 # A worker this full is replaced between two items, so that none pays for its predecessors.
 _RETIRE_SHARE = 0.5
 _LOOK_EVERY = 50  # items, for a worker's memory
 _IDLE_SECONDS = 1.0
-_MAX_START_FAILURES = 4
+_MAX_DEFAULT_WORKERS = 16
+_START_PAUSES = (1.0, 2.0, 4.0)  # seconds between attempts at starting a worker
 # What a container has for everything else is not the workers' to take.
 _MIN_MEMORY_MB = 128
 
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
 
-
-class Item(NamedTuple):
-    """What is to be graded.
-
-    Attributes:
-      response: the response's text, without the prompt.
-      ground_truth: the right answer.
-      finished: whether the response ended by itself rather than at the limit of its length.
-      verifier, format: instead of the pool's.
-    """
-
-    response: str
-    ground_truth: str
-    finished: bool = True
-    verifier: str | None = None
-    format: str | None = None
-
-
-class Grade(NamedTuple):
-    """The result for one item.
-
-    Attributes:
-      reward: 1.0 if `correct` and `format_ok`, else 0.0.
-      correct: whether the answer is right.
-      format_ok: whether the format rule is satisfied; False where it could not be found out.
-      status: one of `STATUSES`.
-      extracted: the beginning of the answer, as the response gives it.
-    """
-
-    reward: float
-    correct: bool
-    format_ok: bool
-    status: str
-    extracted: str | None
-
-
-@dataclass(frozen=True)
-class PoolStats:
-    """Counts since the start, and the state now.
-
-    Attributes:
-      submitted: items handed in.
-      statuses: how many were finished with which status.
-      cached: items answered from the cache.
-      shared: items that were equal to one in progress and got its grade.
-      compared: verdicts taken from equal answers of other responses.
-      graded: items that a worker worked on.
-      grading_seconds: what that took, summed over the workers.
-      replaced: workers that were killed or found dead.
-      workers: workers that are ready.
-      queued: items that wait for a worker.
-      last_graded: when a worker last finished an item, on `time.monotonic`'s clock; 0 if none has.
-    """
-
-    submitted: int = 0
-    statuses: dict[str, int] = field(default_factory=dict)
-    cached: int = 0
-    shared: int = 0
-    compared: int = 0
-    graded: int = 0
-    grading_seconds: float = 0.0
-    replaced: int = 0
-    workers: int = 0
-    queued: int = 0
-    last_graded: float = 0.0
+class WorkersUnavailable(RuntimeError):
+    """No worker can be started, for want of processes or memory for example."""
 
 
 class RewardPool:
@@ -139,11 +68,14 @@ class RewardPool:
     Args:
       verifier: name of the verifier (`verifiers.get_verifier`).
       format: name of the format rule (`formats.check_format`).
-      workers: number of processes; None is one per CPU that this process may use.
+      workers: number of processes; None is one less than there are CPUs for this process, 16 at
+        most.
       timeout_seconds: wall-clock limit per item. Ordinary items take milliseconds.
       memory_limit_mb: limit of a worker's resident memory.
       cache_size: number of results that are kept; 0 switches the cache off.
       max_response_chars: longer responses get the status `too_long`.
+      preload: verifiers to get ready besides `verifier`, for items that name one of them; others
+        are imported at an item's expense.
 
     Raises:
       ConfigError: for an unknown verifier or rule, or a limit that is none.
@@ -159,8 +91,10 @@ class RewardPool:
         memory_limit_mb: int = 1024,
         cache_size: int = 65_536,
         max_response_chars: int = MAX_RESPONSE_CHARS,
+        preload: Sequence[str] = (),
     ) -> None:
-        workers = available_cpus() if workers is None else workers
+        if workers is None:
+            workers = max(1, min(available_cpus() - 1, _MAX_DEFAULT_WORKERS))
         _check("workers", workers >= 1, f"{workers} workers grade nothing; use at least 1")
         _check("timeout_seconds", timeout_seconds > 0, "it has to be positive")
         _check("cache_size", cache_size >= 0, "it cannot be negative; 0 is no cache")
@@ -170,16 +104,18 @@ class RewardPool:
             f"{memory_limit_mb} MB is too little for computer algebra; "
             f"use at least {_MIN_MEMORY_MB}, better 1024",
         )
-        check_verifier(verifier)
+        for name in (verifier, *preload):
+            check_verifier(name)
         check_format(format, "")  # type: ignore[arg-type]
+        self._preload = list(dict.fromkeys((verifier, *preload)))
         self.verifier, self.format, self.workers = verifier, format, workers
         self.timeout_seconds, self.memory_limit_mb = timeout_seconds, memory_limit_mb
         self.max_response_chars = max_response_chars
         self._lock = threading.Lock()
-        self._queue: queue.Queue[_Job | None] = queue.Queue()
-        self._grades: _Cache[str, Grade] = _Cache(cache_size)
-        self._verdicts: _Cache[str, _Verdict] = _Cache(cache_size)
-        self._in_progress: dict[str, _Job] = {}
+        self._queue: queue.Queue[Job | None] = queue.Queue()
+        self._grades: Cache[str, Grade] = Cache(cache_size)
+        self._outcomes: Cache[str, Outcome] = Cache(cache_size)
+        self._in_progress: dict[str, Job] = {}
         self._counts: Counter[str] = Counter()
         self._statuses: Counter[str] = Counter()
         self._grading_seconds = 0.0
@@ -243,7 +179,7 @@ class RewardPool:
                 self._counts["shared"] += 1
                 self._in_progress[key].futures.append(future)
             else:
-                job = _Job(key, item._replace(verifier=verifier, format=rule), [future])
+                job = Job(key, item._replace(verifier=verifier, format=rule), [future])
                 self._in_progress[key] = job
                 self._queue.put(job)
         if grade is not None:
@@ -315,6 +251,8 @@ class RewardPool:
         self.close()
 
     def _check_usable(self) -> None:
+        if os.getpid() != self._owner:
+            raise RuntimeError("the reward pool is of the process that this one was forked from")
         if self._closing.is_set():
             raise RuntimeError("the reward pool is closed")
         if self._error is not None:
@@ -324,7 +262,7 @@ class RewardPool:
 
     def _supervise(self) -> None:
         worker: WorkerProcess | None = None
-        job: _Job | None = None
+        job: Job | None = None
         try:
             while not self._closing.is_set():
                 if worker is not None and not worker.is_alive():
@@ -337,14 +275,14 @@ class RewardPool:
                     continue
                 if job is None:
                     return
-                if not self._attempt(job, worker):
+                fit = self._attempt(job, worker)
+                job = None
+                if not fit:
                     self._retire(worker)
                     worker = None
         except PoolClosing:
             pass
         except Exception as error:
-            if job is not None and self._take(job):
-                job.fail(error)
             self._give_up(error)
         finally:
             if worker is not None:
@@ -352,22 +290,23 @@ class RewardPool:
 
     def _start(self) -> WorkerProcess:
         """A ready worker; keeps trying for a while, since processes or memory may be short."""
-        for failure in range(_MAX_START_FAILURES):
+        for pause in (*_START_PAUSES, None):
             try:
                 worker = WorkerProcess(
-                    [self.verifier], self.memory_limit_mb, closing=self._closing.is_set
+                    self._preload, self.memory_limit_mb, closing=self._closing.is_set
                 )
             except (OSError, WorkerFailed) as error:
-                problem = error
                 logger.warning("a reward worker did not start: %s", error)
-                if self._closing.wait(2.0**failure):
+                if pause is None:
+                    raise WorkersUnavailable(f"reward workers cannot be started: {error}") from None
+                if self._closing.wait(pause):
                     raise PoolClosing from None
             else:
                 with self._lock:
                     self._ready[worker.pid] = worker
                 self._someone_ready.set()
                 return worker
-        raise RuntimeError(f"reward workers cannot be started: {problem}")
+        raise AssertionError
 
     def _retire(self, worker: WorkerProcess) -> None:
         """Ends a worker; the caller starts another one."""
@@ -377,11 +316,17 @@ class RewardPool:
         worker.kill()
 
     def _give_up(self, error: Exception) -> None:
-        """Ends this thread's part; the last one ends the pool, so that nobody waits for it."""
+        """Ends this thread's part.
+
+        A worker that cannot be started leaves the work to the others. The last one, and every other
+        error, ends the pool, so that nobody waits for it.
+        """
         with self._lock:
             self._given_up += 1
-            fatal = isinstance(error, ConfigError) or self._given_up == len(self._threads)
-            if not fatal or self._error is not None:
+            others = self._given_up < len(self._threads)
+            if isinstance(error, WorkersUnavailable) and others:
+                return
+            if self._closing.is_set() or self._error is not None:
                 return
             self._error = error
             waiting = list(self._in_progress.values())
@@ -390,45 +335,40 @@ class RewardPool:
             job.fail(error)
         self._someone_ready.set()
 
-    def _attempt(self, job: _Job, worker: WorkerProcess) -> bool:
+    def _attempt(self, job: Job, worker: WorkerProcess) -> bool:
         """Grades a job on a worker; returns whether the worker is fit for another one."""
         with self._lock:
             if all(future.cancelled() for future in job.futures):
                 self._in_progress.pop(job.key, None)
                 return True
         began = time.monotonic()
-        progress = _Progress()
+        preview = Preview()
         try:
-            verdict = self._converse(job.item, worker, progress, began + self.timeout_seconds)
-        except PoolClosing:
-            raise
+            outcome = self._converse(job.item, worker, preview, began + self.timeout_seconds)
+            fit = preview.is_known or outcome.status not in _TAINTED
         except WorkerFailed as failure:
             job.attempts += 1
             if failure.status == "crash" and job.attempts < _MAX_ATTEMPTS:
                 self._queue.put(job)
                 return False
-            verdict = _Verdict(False, failure.status, progress.answer)
+            outcome, fit = Outcome(False, failure.status, preview.answer), False
         seconds = time.monotonic() - began
-        reward = float(verdict.correct and progress.format_ok)
-        grade = Grade(
-            reward, verdict.correct, progress.format_ok, verdict.status, verdict.extracted
-        )
+        reward = float(outcome.correct and preview.format_ok)
+        grade = Grade(reward, outcome.correct, preview.format_ok, outcome.status, outcome.extracted)
         with self._lock:
             self._counts["graded"] += 1
             self._grading_seconds += seconds
             self._last_graded = time.monotonic()
             if grade.status in _REPEATABLE:
                 self._grades.put(job.key, grade)
-                if progress.key is not None:
-                    self._verdicts.put(progress.key, verdict)
-        worker.served += 1
+                if preview.key is not None:
+                    self._outcomes.put(preview.key, outcome)
         if self._take(job, grade):
             job.finish(grade)
-        return grade.status not in {"timeout", "memory", "crash"} and not self._is_full(
-            worker, seconds
-        )
+        worker.served += 1
+        return fit and not self._is_full(worker, seconds)
 
-    def _take(self, job: _Job, grade: Grade | None = None) -> bool:
+    def _take(self, job: Job, grade: Grade | None = None) -> bool:
         """Removes a job; whether it was still there, so that it is the caller's to finish."""
         with self._lock:
             if self._in_progress.pop(job.key, None) is not job:
@@ -438,25 +378,28 @@ class RewardPool:
             return True
 
     def _converse(
-        self, item: Item, worker: WorkerProcess, progress: _Progress, deadline: float
-    ) -> _Verdict:
-        """Asks a worker for a verdict, and lets it stop at an answer that is known already."""
-        preview = worker.ask(item._asdict(), deadline)
-        progress.format_ok, progress.answer = preview["format_ok"], preview["answer"]
-        known = None
-        if preview["key"] is not None:
-            progress.key = digest(str(item.verifier), item.ground_truth, preview["key"])
+        self, item: Item, worker: WorkerProcess, preview: Preview, deadline: float
+    ) -> Outcome:
+        """Asks a worker, and lets it stop at an answer whose outcome is known.
+
+        Fills `preview` on the way, which holds what is known should the worker fail.
+        """
+        reply = worker.ask(item._asdict(), deadline)
+        preview.format_ok, preview.answer = reply["format_ok"], reply["answer"]
+        if reply["key"] is not None:
+            preview.key = digest(str(item.verifier), item.ground_truth, reply["key"])
             with self._lock:
-                known = self._verdicts.get(progress.key)
+                known = self._outcomes.get(preview.key)
                 self._counts["compared"] += known is not None
-        if known is not None:
-            worker.tell({"go": False}, deadline)
-            return known
+            preview.is_known = known is not None
+            if known is not None:
+                worker.tell({"go": False}, deadline)
+                return known
         reply = worker.ask({"go": True}, deadline)
         if reply["message"] is not None:
             self._tell_once(str(item.verifier), reply["message"])
         status = reply["status"] if reply["status"] in STATUSES else "error"
-        return _Verdict(reply["correct"], status, reply["extracted"])
+        return Outcome(reply["correct"], status, reply["extracted"])
 
     def _is_full(self, worker: WorkerProcess, seconds: float) -> bool:
         if seconds < 0.05 and worker.served % _LOOK_EVERY:
@@ -471,63 +414,6 @@ class RewardPool:
                 return
             self._told.add(kind)
         logger.warning("verifier %s failed on an item: %s", verifier, message)
-
-
-class _Verdict(NamedTuple):
-    correct: bool
-    status: str
-    extracted: str | None
-
-
-@dataclass
-class _Progress:
-    """What is known of an item while it is being graded."""
-
-    format_ok: bool = False
-    answer: str | None = None
-    key: str | None = None
-
-
-@dataclass(eq=False)
-class _Job:
-    """An item in progress, and everyone who waits for it."""
-
-    key: str
-    item: Item
-    futures: list[Future[Grade]]
-    attempts: int = 0
-
-    def finish(self, grade: Grade) -> None:
-        for future in self.futures:
-            if future.set_running_or_notify_cancel():
-                future.set_result(grade)
-
-    def fail(self, error: Exception) -> None:
-        for future in self.futures:
-            if future.set_running_or_notify_cancel():
-                future.set_exception(error)
-
-
-class _Cache(Generic[K, V]):
-    """The `size` entries used last; not locked."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._entries: OrderedDict[K, V] = OrderedDict()
-
-    def get(self, key: K) -> V | None:
-        value = self._entries.get(key)
-        if value is not None:
-            self._entries.move_to_end(key)
-        return value
-
-    def put(self, key: K, value: V) -> None:
-        if self._size == 0:
-            return
-        self._entries[key] = value
-        self._entries.move_to_end(key)
-        if len(self._entries) > self._size:
-            self._entries.popitem(last=False)
 
 
 def available_cpus() -> int:

@@ -31,8 +31,9 @@ from typing import Any
 
 MAX_EXTRACTED_CHARS = 256
 MAX_MESSAGE_CHARS = 300
-# The verdict of these is a function of the final answer and the ground truth alone, so that equal
-# answers of different responses are compared once.
+# The verdict of these is a function of `extract_answer` and the ground truth alone, so that equal
+# answers of different responses are compared once. One's own function can have the attribute
+# `answer_decides`.
 ANSWER_DECIDES = frozenset({"math", "exact", "number"})
 # The pool kills a worker whose resident memory passes the limit. Between two looks memory can grow
 # further, up to this multiple of the limit.
@@ -134,7 +135,7 @@ def _preview(item: dict[str, Any]) -> dict[str, Any]:
     response = item["response"]
     format_ok = check_format(item["format"], response, finished=item["finished"])
     key = answer = None
-    if item["verifier"] in ANSWER_DECIDES:
+    if _answer_decides(item["verifier"]):
         answer = extract_answer(response)
         key = digest("none") if answer is None else digest("some", answer)
     return {"format_ok": format_ok, "key": key, "answer": _cut(answer)}
@@ -155,6 +156,11 @@ def _verifier(name: str) -> Any:
     from curiojax.rewards.verifiers import get_verifier
 
     return get_verifier(name)
+
+
+def _answer_decides(name: str) -> bool:
+    function = getattr(_verifier(name), "function", None)
+    return name in ANSWER_DECIDES or getattr(function, "answer_decides", False) is True
 
 
 def _cut(text: object) -> str | None:

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from curiojax.rewards.answers import extract_answer
 from curiojax.rewards.verifiers import Verdict
 
 
@@ -67,6 +68,14 @@ def act(response, ground_truth):
     return Verdict(response == ground_truth, "ok", response)
 
 
+def act_on_the_answer(response, ground_truth):
+    """As `act`, with what the box holds."""
+    return act(extract_answer(response), ground_truth)
+
+
+act_on_the_answer.answer_decides = True
+
+
 class Untold:
     """Must never be turned into a text."""
 
@@ -84,3 +93,12 @@ def hoard(response, ground_truth):
     _HOARD.append(bytearray(b"x") * (60 * 2**20))
     time.sleep(0.1)
     return equal(response, ground_truth)
+
+
+def bare_math_verify(response, ground_truth):
+    """The library without any protection: no time limits, no look at the text first."""
+    from math_verify import parse, verify
+
+    answer = parse(response, parsing_timeout=None)
+    gold = parse(f"${ground_truth}$", parsing_timeout=None)
+    return Verdict(bool(verify(gold, answer, timeout_seconds=None)), "ok", None)

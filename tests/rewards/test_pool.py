@@ -90,8 +90,9 @@ def test_what_a_verifier_returns_is_never_turned_into_a_text(pool):
     assert pool.grade([Item("object", "x")])[0] == (1.0, True, True, "ok", None)
 
 
-def test_what_a_verifier_prints_is_dropped(pool, capfd):
-    pool.grade([Item("print:now", "x")])
+def test_what_a_verifier_prints_is_dropped(capfd):
+    with RewardPool(f"{FAKES}:act", "none", workers=1) as pool:
+        assert pool.grade([Item("print:now", "x")])[0].status == "ok"
     assert "noise" not in "".join(capfd.readouterr())
 
 
@@ -116,6 +117,34 @@ def test_equal_items_are_graded_once(tmp_path):
     assert calls.read_text().split() == ["sleep:0.3", "hang"]
     assert (stats.shared, stats.cached, stats.graded) == (98, 100, 2)
     assert stats.statuses["ok"] == 100 and stats.statuses["timeout"] == 100
+
+
+def test_equal_answers_of_different_responses_are_compared_once():
+    """The answer decides the verdict, so that a costly one is paid for once per ground truth."""
+    right = [Item(rf"{k}</think> \boxed{{\frac{{6}}{{2}}}}", "3") for k in range(40)]
+    with RewardPool("math", "strict", workers=1) as pool:
+        assert {grade.reward for grade in pool.grade(right)} == {1.0}
+        stats = pool.stats
+        assert (stats.graded, stats.compared, stats.cached) == (40, 39, 0)
+        # Neither another ground truth, nor another verifier, nor another format rule is the same.
+        text = right[0].response
+        others = [
+            Item(text, "4"),
+            Item(text, "3", verifier="exact"),
+            Item(text, "3", finished=False),
+        ]
+        assert [grade.reward for grade in pool.grade(others)] == [0.0, 0.0, 0.0]
+        assert pool.stats.compared == 40
+
+
+def test_a_known_timeout_costs_neither_time_nor_a_worker():
+    name = f"{FAKES}:act_on_the_answer"
+    with RewardPool(name, "strict", workers=1, timeout_seconds=1.0) as pool:
+        began = time.monotonic()
+        grades = pool.grade([Item(rf"{k}</think> \boxed{{hang}}", "x") for k in range(20)])
+        assert set(grades) == {(0.0, False, True, "timeout", "hang")}
+        assert time.monotonic() - began < 12
+        assert pool.stats.replaced == 1 and pool.stats.compared == 19
 
 
 def test_without_a_cache_every_item_is_graded(tmp_path):
@@ -263,7 +292,8 @@ SCRIPT = """
     if sys.argv[1] == "jax":
         import jax
         jax.numpy.zeros(3).block_until_ready()
-    pool = RewardPool("tests.rewards.fake_verifiers:act", "none", workers=2, timeout_seconds=100)
+    pool = RewardPool("tests.rewards.fake_verifiers:act", "none", workers=2, timeout_seconds=100,
+                      preload=["math", "released"])
     print([pool.grade([Item("jax", "x")])[0].correct, pool.grade([Item("main", "x")])[0].extracted])
     while len(pool.pids) < 2:
         time.sleep(0.02)
@@ -302,6 +332,36 @@ def test_workers_end_with_their_parent_and_never_run_its_main_module(tmp_path, e
     pids = [int(word) for word in lines[2].split()]
     assert len(pids) == 2 and wait_until(lambda: all(map(is_gone, pids)))
     assert done.returncode == {"kill": -9, "exit": 1, "raise": 1, "jax": 0}[ending]
+
+
+def test_a_pool_without_workers_says_so_instead_of_waiting(monkeypatch):
+    monkeypatch.setattr("curiojax.rewards.pool._START_PAUSES", (0.1,))
+    with RewardPool(f"{FAKES}:act", "none", workers=2, timeout_seconds=5.0) as pool:
+        monkeypatch.setattr(sys, "executable", "/bin/false")
+        futures = [pool.submit(Item("die", str(k))) for k in range(6)]
+        for future in futures[:3]:
+            with pytest.raises(RuntimeError, match="cannot be started"):
+                future.result(timeout=30)
+        with pytest.raises(RuntimeError, match="cannot be started"):
+            pool.submit(Item("x", "x"))
+    with pytest.raises(RuntimeError, match="cannot be started"):
+        RewardPool(f"{FAKES}:act", "none", workers=2)
+
+
+def test_a_forked_copy_of_the_process_has_no_pool(pool):
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:  # nothing but this may happen in it
+        try:
+            pool.submit(Item("x", "x"))
+        except RuntimeError as error:
+            os.write(write, str(error).encode())
+        finally:
+            pool.close()
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert b"forked" in os.read(read, 1000)
+    assert pool.grade([Item("still here", "still here")])[0].reward == 1.0
 
 
 def test_statuses_are_all_counted(pool):
