@@ -29,6 +29,7 @@ class PromptData:
 
     Attributes:
       ids: token ids of each prompt, as rendered by the template.
+      messages: the prompts as `{role, content}` turns.
       ground_truths: one text each.
       names: the record's id in the source.
       drops: records left out, counted by reason.
@@ -37,6 +38,7 @@ class PromptData:
     """
 
     ids: list[list[int]]
+    messages: list[list[templates.Message]]
     ground_truths: list[str]
     names: list[str]
     drops: dict[str, int]
@@ -100,6 +102,7 @@ def build_prompts(
     )
     drops = dict(source.drops)
     ids: list[list[int]] = []
+    messages: list[list[templates.Message]] = []
     truths: list[str] = []
     names: list[str] = []
 
@@ -122,6 +125,7 @@ def build_prompts(
                 drop(UNVERIFIABLE)
             else:
                 ids.append(prompt)
+                messages.append(record["prompt"])
                 truths.append(truth)
                 names.append(record["id"])
         if progress is not None:
@@ -129,7 +133,7 @@ def build_prompts(
     if not ids:
         raise ConfigError(_nothing_left(data_config.path, source.num_rows, drops))
     digest = hashlib.sha256(json.dumps([ids, truths]).encode("utf-8", "surrogatepass"))
-    return PromptData(ids, truths, names, drops, seed, digest.hexdigest())
+    return PromptData(ids, messages, truths, names, drops, seed, digest.hexdigest())
 
 
 def _nothing_left(path: str, num_rows: int, drops: dict[str, int]) -> str:

@@ -203,8 +203,8 @@ def write_round(
 ) -> None:
     """Writes one JSON object per completion, compressed; appears under its name when whole.
 
-    Each holds `prompt` (the record's id), `sample`, `text`, `tokens`, `log_probs`, `finish_reason`,
-    `version`, the parts of the reward and `ground_truth`.
+    Each holds `id` (the record's), `messages` (the prompt), `sample`, `text`, `tokens`,
+    `log_probs`, `finish_reason`, `version`, the parts of the reward and `ground_truth`.
     """
     import zstandard
 
@@ -213,8 +213,9 @@ def write_round(
         rows = zip(group.completions, group.grades, group_texts, strict=True)
         for sample, (completion, grade, text) in enumerate(rows):
             line = {
-                "prompt": prompts.names[group.prompt],
+                "id": prompts.names[group.prompt],
                 "prompt_index": group.prompt,
+                "messages": prompts.messages[group.prompt],
                 "sample": sample,
                 "text": text,
                 **grade._asdict(),

@@ -75,9 +75,9 @@ def build_prompt_data(config: RunConfig, tokenizer: Any, grader: RewardPool) -> 
     require(config.data.path, "data.path")
 
     def gradable(truths: list[str]) -> list[bool]:
-        # An empty response is right for nobody; what matters is what the verifier says of the gold.
+        # An empty response is right for nobody; what matters is what becomes of the ground truth.
         grades = grader.grade([Item("", truth) for truth in truths])
-        return [grade.status != "unverifiable" for grade in grades]
+        return [grade.status in ("ok", "no_answer") for grade in grades]
 
     with progress.LazyBar("reading prompts") as bar:
         prompts = build_prompts(

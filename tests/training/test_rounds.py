@@ -67,7 +67,10 @@ class Tokenizer:
 
 def prompts(count=12):
     ids = [[i, 50] for i in range(count)]
-    return PromptData(ids, [f"truth {i}" for i in range(count)], list("abcdefghijkl"), {}, 0, "x")
+    turns = [[{"role": "user", "content": f"prompt {i}"}] for i in range(count)]
+    return PromptData(
+        ids, turns, [f"truth {i}" for i in range(count)], list("abcdefghijkl"), {}, 0, "x"
+    )
 
 
 def collector(engine, grader, *overrides):
