@@ -78,7 +78,8 @@ class RunConfig(Section):
         before, from weights that are one step old.
       rows_per_microbatch: rows of `data.row_length` tokens per forward pass, over all devices.
       world: the embedded world that a comparison is made in; it gives model and data.
-      compare: several runs of this config, by name, each with its own overrides.
+      compare: several runs of this config, by name, each with its own overrides; null: not this one
+        of the file that is extended.
     """
 
     preset: Literal["paper", "released"] | None = None
@@ -122,6 +123,9 @@ class RunConfig(Section):
                 )
             values["epochs"] = None
         values = {k: {} if v is None and k in SECTIONS else v for k, v in values.items()}
+        if isinstance(values.get("compare"), Mapping):
+            # A file that extends another one can leave out its runs.
+            values["compare"] = {k: v for k, v in values["compare"].items() if v is not None}
         if isinstance(values.get("objective"), Mapping):
             name = default_objective(values)
             values["objective"] = {"name": name, **values["objective"]}

@@ -261,3 +261,10 @@ def test_warnings_of_objectives():
     for objective in (Psft(updates_per_snapshot=1), Kl(estimator="k1"), Entropy(coef=0.1)):
         (warning,) = objective.warnings
         assert warning.startswith("objective.")
+
+
+def test_a_run_of_an_extended_comparison_can_be_left_out(tmp_path):
+    (tmp_path / "base.yaml").write_text("world: {}\ncompare: {a: {}, b: {}}\n")
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: base.yaml\ncompare: {b: null, c: {}}\n")
+    assert list(load_config(path).compare or {}) == ["a", "c"]
