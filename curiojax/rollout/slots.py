@@ -84,9 +84,9 @@ def insert(cache: Cache, prompts: Cache, sources: jax.Array) -> Cache:
     held = held.at[:, entries].set(prompts["positions"][sources])
     new = {"positions": jnp.where(taken[:, None], held, cache["positions"])}
     for name in "kv":
-        old = cache[name][:, :, entries]
+        old = cache[name][:, :, :, entries]
         values = jnp.where(taken[None, :, None, None, None], prompts[name][:, sources], old)
-        new[name] = cache[name].at[:, :, entries].set(values)
+        new[name] = cache[name].at[:, :, :, entries].set(values)
     return _laid_out(cache | new)
 
 
@@ -169,7 +169,7 @@ def advance(
 
 def _laid_out(cache: Cache) -> Cache:
     """The cache split over the mesh: rows as a batch's, heads as the model's."""
-    axes = ("layers", "batch", "length", "kv_heads", "head_dim")
+    axes = ("layers", "batch", "kv_heads", "length", "head_dim")
     return {
         "k": constrain(cache["k"], *axes),
         "v": constrain(cache["v"], *axes),

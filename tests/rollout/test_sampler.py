@@ -182,7 +182,7 @@ def test_number_of_slots_does_not_matter(num_slots):
 @pytest.fixture
 def small(monkeypatch):
     """Rings so short, and programs so brief, that all the machinery has work to do."""
-    monkeypatch.setattr(schedule, "SHORT_RING", 16)
+    monkeypatch.setattr(schedule, "SHORT_RING", 32)
     monkeypatch.setattr(schedule, "MAX_STEPS", 4)
     monkeypatch.setattr(schedule, "PREFILL_TOKENS", 32)
     grown = []
@@ -219,7 +219,11 @@ def test_greedy_is_what_transformers_generates(small, tmp_path):
     save_pretrained(params(), CONFIG, tmp_path / "model")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     prompts = many_prompts(9)
-    ours = generate(2, prompts, max_tokens=40, temperature=0.0, n=1, min_tokens=5)
+    settings = {"max_tokens": 40, "temperature": 0.0, "n": 1, "min_tokens": 5}
+    # Ids that come up late in some of the completions, so that these end at different lengths.
+    endless = generate(2, prompts, **settings, stop_ids=())
+    stop_ids = tuple({c.tokens[at] for at, [c] in zip((3, 9, 20), endless, strict=False)})
+    ours = generate(2, prompts, **settings, stop_ids=stop_ids)
     for prompt, [completion] in zip(prompts, ours, strict=True):
         inputs = torch.tensor([prompt])
         theirs = model.generate(
@@ -228,7 +232,7 @@ def test_greedy_is_what_transformers_generates(small, tmp_path):
             do_sample=False,
             max_new_tokens=40,
             min_new_tokens=5,
-            eos_token_id=[0, 7],
+            eos_token_id=list(stop_ids),
             pad_token_id=0,
         )
         assert completion.tokens == theirs[0, len(prompt) :].tolist()
@@ -305,7 +309,7 @@ def test_nothing_is_recompiled():
 def test_sync_changes_the_weights_and_keeps_a_copy():
     sampler = JaxSampler(params(), CONFIG, num_slots=8)
     old = sampler.generate(PROMPTS, SAMPLING, 3)
-    theirs = jax.tree.map(lambda x: x * 1.5, params())
+    theirs = jax.tree.map(lambda x: x * 0.9, params())
     want = sample(
         theirs, CONFIG, PROMPTS, max_new_tokens=12, seed=3, stop_ids=[0, 7], samples_per_prompt=5
     )
@@ -347,19 +351,16 @@ def test_half_precision_weights_are_cast_once():
     assert [c.tokens for c in chain(*got)] == [c.tokens for c in chain(*uncast)]
 
 
-@pytest.mark.parametrize("shape", [(4, 1, 2), (2, 2, 2), (1, 8, 1)])
-def test_on_a_mesh(shape):
+@pytest.mark.parametrize(("shape", "top_p"), [((2, 2, 2), 0.8), ((4, 1, 2), 1.0)])
+def test_on_a_mesh(shape, top_p):
     mesh = make_mesh(*shape)
     split = jax.device_put(params(), tree_shardings(mesh, param_axes(CONFIG)))
-    want = draw(many_prompts())
     sampler = JaxSampler(split, CONFIG, num_slots=24, mesh=mesh)
-    assert_same(sampler.generate(many_prompts(), SAMPLING, 3), want)
+    settings = dataclasses.replace(SAMPLING, top_p=top_p)
+    assert_same(sampler.generate(many_prompts(), settings, 3), draw(many_prompts(), top_p=top_p))
     copy, _ = sampler._in_use()
     for mine, theirs in zip(jax.tree.leaves(copy), jax.tree.leaves(split), strict=True):
         assert mine.sharding.is_equivalent_to(theirs.sharding, mine.ndim)
-    with jax.set_mesh(mesh):
-        nucleus = draw(PROMPTS[:3], top_p=0.8)
-    assert_same(nucleus, draw(PROMPTS[:3], top_p=0.8))
 
 
 @pytest.mark.parametrize(
