@@ -98,10 +98,9 @@ def grow(cache: Cache, length: int) -> Cache:
     positions = jnp.full((rows, length), EMPTY_SLOT, jnp.int32)
     new = {"positions": positions.at[:, :old].set(cache["positions"][:, order])}
     for name in "kv":
-        longer = jnp.zeros(
-            (*cache[name].shape[:2], length, *cache[name].shape[3:]), cache[name].dtype
-        )
-        new[name] = longer.at[:, :, :old].set(cache[name][:, :, order])
+        layers, _, heads, _, dim = cache[name].shape
+        longer = jnp.zeros((layers, rows, heads, length, dim), cache[name].dtype)
+        new[name] = longer.at[:, :, :, :old].set(cache[name][:, :, :, order])
     return _laid_out(cache | new | {"index": jnp.full((), old, jnp.int32)})
 
 
