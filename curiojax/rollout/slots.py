@@ -104,6 +104,13 @@ def grow(cache: Cache, length: int) -> Cache:
     return _laid_out(cache | new | {"index": jnp.full((), old, jnp.int32)})
 
 
+@jax.jit
+def select(cache: Cache, rows: jax.Array) -> Cache:
+    """The cache of some of its rows; rows: [B'] int32."""
+    new = {name: cache[name][:, rows] for name in "kv"}
+    return _laid_out(cache | new | {"positions": cache["positions"][rows]})
+
+
 @partial(jax.jit, static_argnames=("config", "cuts", "steps"), donate_argnames="cache")
 def advance(
     params: Params,

@@ -182,10 +182,11 @@ def small(monkeypatch):
     monkeypatch.setattr(schedule, "SHORT_RING", 32)
     monkeypatch.setattr(schedule, "MAX_STEPS", 4)
     monkeypatch.setattr(schedule, "PREFILL_TOKENS", 32)
-    grown = []
-    grow = slots.grow
-    monkeypatch.setattr(slots, "grow", lambda c, n: grown.append(n) or grow(c, n))
-    return grown
+    changes = []
+    grow, select = slots.grow, slots.select
+    monkeypatch.setattr(slots, "grow", lambda c, n: changes.append(n) or grow(c, n))
+    monkeypatch.setattr(slots, "select", lambda c, r: changes.append(len(r)) or select(c, r))
+    return changes
 
 
 def many_prompts(count=25):
@@ -194,10 +195,10 @@ def many_prompts(count=25):
 
 
 def test_rows_outlive_the_ring(small, monkeypatch):
-    """Refills at every age, rings that wrap around and grow, and the odd completion of 50."""
+    """Refills at every age, rings that wrap around and grow, and a last row on its own."""
     settings = {"prompts": many_prompts(), "max_tokens": 50, "n": 3}
     got = generate(num_slots=4, **settings)
-    assert small == [64]
+    assert small == [64, 1]
     lengths = {len(c.tokens) for c in chain(*got)}
     assert len(lengths) > 10 and max(lengths) > 30
     for prompt, completions in zip(settings["prompts"], got, strict=True):
@@ -205,9 +206,9 @@ def test_rows_outlive_the_ring(small, monkeypatch):
             log_probs = log_softmax(scores_of(prompt, completion))
             want = log_probs[np.arange(len(completion.tokens)), completion.tokens]
             np.testing.assert_allclose(completion.log_probs, want, atol=1e-5)
-    monkeypatch.setattr(schedule, "SHORT_RING", 64)
+    monkeypatch.undo()
     assert_same(generate(num_slots=75, **settings), got)
-    assert small == [64]
+    assert small == [64, 1]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -352,13 +353,15 @@ def test_half_precision_weights_are_cast_once():
 
 
 @pytest.mark.parametrize(("shape", "top_p"), [((2, 2, 2), 0.8), ((4, 1, 2), 1.0)])
-def test_on_a_mesh(shape, top_p):
+def test_on_a_mesh(shape, top_p, monkeypatch):
+    prompts = [*PROMPTS, *PROMPTS]
+    want = draw(prompts, top_p=top_p)
+    monkeypatch.setattr(schedule, "MAX_STEPS", 4)
     mesh = make_mesh(*shape)
     split = jax.device_put(params(), tree_shardings(mesh, param_axes(CONFIG)))
     sampler = JaxSampler(split, CONFIG, num_slots=24, mesh=mesh)
-    prompts = [*PROMPTS, *PROMPTS]
-    settings = dataclasses.replace(SAMPLING, top_p=top_p)
-    assert_same(sampler.generate(prompts, settings, 3), draw(prompts, top_p=top_p))
+    got = sampler.generate(prompts, dataclasses.replace(SAMPLING, top_p=top_p), 3)
+    assert_same(got, want)
     copy, _ = sampler._in_use()
     for mine, theirs in zip(jax.tree.leaves(copy), jax.tree.leaves(split), strict=True):
         assert mine.sharding.is_equivalent_to(theirs.sharding, mine.ndim)
