@@ -68,6 +68,22 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arr
     return jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(rows, length, heads, dim)
 
 
+def attend_cache(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+    """`attend` over a cache, whose heads come before its entries: k, v: [B, K, S, h].
+
+    That order makes both products plain ones per row and head; with a single query, as in every
+    step of decoding, the other order costs several times as much.
+    """
+    rows, length, heads, dim = q.shape
+    kv_heads = k.shape[1]
+    q = q.reshape(rows, length, kv_heads, heads // kv_heads, dim)
+    scores = jnp.einsum("btkgh,bksh->bkgts", q, k, preferred_element_type=jnp.float32)
+    scores = scores * (1.0 / np.sqrt(dim).item())
+    scores = jnp.where(mask[:, None, None, :, :], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    return jnp.einsum("bkgts,bksh->btkgh", weights, v).reshape(rows, length, heads, dim)
+
+
 def _visible(query_ids: jax.Array, query_index: jax.Array, key_ids: jax.Array) -> jax.Array:
     """[B, T, S] mask: same segment, and not later in the row."""
     key_index = jnp.arange(key_ids.shape[1], dtype=jnp.int32)

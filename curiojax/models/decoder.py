@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from curiojax.models.attention import attend, attention
+from curiojax.models.attention import attend_cache, attention
 from curiojax.models.config import ModelConfig
 from curiojax.models.rope import rope_table, rotate
 from curiojax.models.weights import Axes, gathered, lookup
@@ -94,7 +94,7 @@ class Attention(nn.Module):
             keys, values = (
                 jax.lax.dynamic_index_in_dim(cache[name], layer, keepdims=False) for name in "kv"
             )
-            out = attend(q, keys.astype(q.dtype), values.astype(q.dtype), mask)
+            out = attend_cache(q, keys.astype(q.dtype), values.astype(q.dtype), mask)
         out = constrain(out, "batch", "length", "heads", "head_dim")
         out = Projection((x.shape[-1],), ("heads", "head_dim", "embed"), contract=2, name="o")(out)
         return out, cache
@@ -194,11 +194,11 @@ def _remat(policy: str) -> type[nn.Module]:
 
 def _store(cache: Cache, layer: jax.Array, k: jax.Array, v: jax.Array) -> Cache:
     zero = jnp.zeros((), jnp.int32)
-    start = (layer, zero, cache["index"], zero, zero)
-    stored = {
-        name: jax.lax.dynamic_update_slice(cache[name], x.astype(cache[name].dtype)[None], start)
-        for name, x in (("k", k), ("v", v))
-    }
+    start = (layer, zero, zero, cache["index"], zero)
+    stored = {}
+    for name, x in (("k", k), ("v", v)):
+        x = jnp.swapaxes(x, 1, 2).astype(cache[name].dtype)[None]
+        stored[name] = jax.lax.dynamic_update_slice(cache[name], x, start)
     return cache | stored
 
 
@@ -264,10 +264,10 @@ def init_cache(config: ModelConfig, batch: int, length: int, dtype: Any) -> Cach
     """An empty cache of keys and values for `batch` rows of up to `length` tokens.
 
     Returns:
-      `k`, `v`: [L, B, length, K, h]; `positions`: [B, length] int32, what each slot holds;
+      `k`, `v`: [L, B, K, length, h]; `positions`: [B, length] int32, what each slot holds;
       `index`: int32, the next slot to write.
     """
-    shape = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)
+    shape = (config.num_layers, batch, config.num_kv_heads, length, config.head_dim)
     return {
         "k": jnp.zeros(shape, dtype),
         "v": jnp.zeros(shape, dtype),

@@ -74,6 +74,12 @@ class Rows:
         """Entries that the rows in use need for `steps` more tokens."""
         return int(np.max(self.widths + self.counts, where=self.used, initial=0)) + steps
 
+    def select(self, rows: np.ndarray) -> None:
+        """Keeps the given rows, in that order."""
+        self.table, self.widths = self.table[:, rows], self.widths[rows]
+        self.tasks = [self.tasks[row] for row in rows]
+        self.drawn = Draw(*(values[rows] for values in self.drawn))
+
     def absorb(self, drawn: Draw, new: np.ndarray, live: np.ndarray) -> list[Finished]:
         """Appends `new[b]` tokens to every row b, and returns what is finished by them."""
         step, row = np.nonzero(np.arange(drawn.tokens.shape[0])[:, None] < new[None, :])
@@ -139,6 +145,7 @@ class Schedule:
         finished: list[Finished] = []
         while True:
             self._refill()
+            self._narrow()
             live = int(np.sum(self.rows.used))
             if not live:
                 break
@@ -161,6 +168,20 @@ class Schedule:
             self.num_finished += len(finished)
         if finished:
             yield finished
+
+    def _narrow(self) -> None:
+        """Moves the last few completions together, so that no empty rows are computed with them.
+
+        Done in steps of four, and only where many tokens may be left: every width is a program.
+        """
+        live, free = np.nonzero(self.rows.used)[0], np.nonzero(~self.rows.used)[0]
+        count = multiple(len(self.rows.tasks) // 4, _num_batch_shards())
+        if self.waiting or not 0 < len(live) <= count:
+            return
+        if self.knobs.max_tokens - self.rows.counts[live].min() >= MAX_STEPS:
+            rows = np.concatenate([live, free])[:count]
+            self.cache = slots.select(self.cache, rows.astype(np.int32))
+            self.rows.select(rows)
 
     def _enough(self, live: int) -> int:
         """How many rows have to be finished before refilling them pays.

@@ -84,9 +84,9 @@ def insert(cache: Cache, prompts: Cache, sources: jax.Array) -> Cache:
     held = held.at[:, entries].set(prompts["positions"][sources])
     new = {"positions": jnp.where(taken[:, None], held, cache["positions"])}
     for name in "kv":
-        old = cache[name][:, :, entries]
+        old = cache[name][:, :, :, entries]
         values = jnp.where(taken[None, :, None, None, None], prompts[name][:, sources], old)
-        new[name] = cache[name].at[:, :, entries].set(values)
+        new[name] = cache[name].at[:, :, :, entries].set(values)
     return _laid_out(cache | new)
 
 
@@ -98,11 +98,17 @@ def grow(cache: Cache, length: int) -> Cache:
     positions = jnp.full((rows, length), EMPTY_SLOT, jnp.int32)
     new = {"positions": positions.at[:, :old].set(cache["positions"][:, order])}
     for name in "kv":
-        longer = jnp.zeros(
-            (*cache[name].shape[:2], length, *cache[name].shape[3:]), cache[name].dtype
-        )
-        new[name] = longer.at[:, :, :old].set(cache[name][:, :, order])
+        layers, _, heads, _, dim = cache[name].shape
+        longer = jnp.zeros((layers, rows, heads, length, dim), cache[name].dtype)
+        new[name] = longer.at[:, :, :, :old].set(cache[name][:, :, :, order])
     return _laid_out(cache | new | {"index": jnp.full((), old, jnp.int32)})
+
+
+@jax.jit
+def select(cache: Cache, rows: jax.Array) -> Cache:
+    """The cache of some of its rows; rows: [B'] int32."""
+    new = {name: cache[name][:, rows] for name in "kv"}
+    return _laid_out(cache | new | {"positions": cache["positions"][rows]})
 
 
 @partial(jax.jit, static_argnames=("config", "cuts", "steps"), donate_argnames="cache")
@@ -169,7 +175,7 @@ def advance(
 
 def _laid_out(cache: Cache) -> Cache:
     """The cache split over the mesh: rows as a batch's, heads as the model's."""
-    axes = ("layers", "batch", "length", "kv_heads", "head_dim")
+    axes = ("layers", "batch", "kv_heads", "length", "head_dim")
     return {
         "k": constrain(cache["k"], *axes),
         "v": constrain(cache["v"], *axes),
