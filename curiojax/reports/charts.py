@@ -132,7 +132,7 @@ def line_figure(chart: Chart, runs: Mapping[str, Curves]) -> go.Figure | None:
     low, high = min(extremes), max(extremes)
     axis: dict[str, Any] = {"rangemode": "tozero" if chart.zero else "normal"}
     if chart.scale == "percent":
-        axis["tickformat"] = ".0%" if high >= 0.08 else ".1%"
+        axis["tickformat"] = f".{sum(high < limit for limit in (0.08, 0.008, 0.0008))}%"
     elif chart.scale == "auto" and low > 0 and high > 50 * low:
         axis = {"type": "log", "dtick": 1}
     axis |= {"exponentformat": "e"} if high < 0.01 else {"exponentformat": "SI"}

@@ -63,8 +63,8 @@ def time_card(identifier: str, name: str, run: charts.Curves) -> str:
         if run.has(metric)
     )
     caption = (
-        "Saving and reading the rounds come on top. Slow steps beyond the scale, such as the "
-        "first one, which compiles, are cut off."
+        "Writing down completions and checkpoints comes on top. Slow steps beyond the scale, such "
+        "as the first one, which compiles, are cut off."
     )
     return charts._card(identifier, name, "seconds", caption, key)
 
