@@ -34,6 +34,8 @@ compare:
     prompts_per_update: 2
     rollout: {top_p: 1.0, max_response_tokens: 13}
     reward: {verifier: countdown, format: none, workers: 1}
+    objective: {entropy_coef: 0.1}  # two steps of SFT earn no reward, so nothing else would teach
+    optimizer: {learning_rate: 1e-3}
 """
 
 
