@@ -240,7 +240,7 @@ def _start(config: RunConfig, name: str, start: Any) -> str | None:
         return start
     raise ConfigError(
         f"compare.{name}.after: {start!r} is none of the runs before it; "
-        + (f"name one of {', '.join(before)}" if before else "leave it out, or move the run down")
+        + (f"name one of {', '.join(map(repr, before))}" if before else "leave it out, or move the run down")
     )
 
 

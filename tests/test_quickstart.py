@@ -95,7 +95,7 @@ def test_the_prompts_are_training_problems_with_the_share_that_is_asked_for(tmp_
     ("entries", "words"),
     [
         ({"a": {"after": "b"}, "b": {}}, ["compare.a.after", "'b'", "before it"]),
-        ({"a": {}, "b": {"after": "c"}}, ["compare.b.after", "'c'", "one of a"]),
+        ({"a": {}, "b": {"after": "c"}}, ["compare.b.after", "'c'", "one of 'a'"]),
         ({"a": {"after": "a"}}, ["compare.a.after", "'a'"]),
         ({"a": {"stage": "grpo", "epochs": 2}}, ["epochs"]),
         ({"a": {"stage": "grpo", "sequences_per_step": 3}}, ["sequences_per_step", "grpo"]),
