@@ -1,7 +1,8 @@
 """Several ways to fine-tune one base model in an embedded world, trained and compared.
 
 This is what `python -m curiojax.train` runs without a config file: the world's demonstrations go
-through the same pipeline, loop and export as real data.
+through the same pipeline, loop and export as real data. A run may start from the model that another
+one ends with, as GRPO does.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,12 +21,21 @@ from curiojax import models, progress
 from curiojax.config import RunConfig, World, merge, parse_config, to_yaml
 from curiojax.data.tokenizer import load_tokenizer
 from curiojax.data.worlds import BASE_MODEL
-from curiojax.data.worlds.demonstrations import demonstrations, write_parquet
+from curiojax.data.worlds.countdown import Problem
+from curiojax.data.worlds.demonstrations import (
+    Demonstration,
+    demonstrations,
+    training_problems,
+    write_parquet,
+)
 from curiojax.errors import ConfigError
 from curiojax.evaluation.countdown import evaluate_countdown
 from curiojax.reports.training import write_training_report
+from curiojax.stages import ONLY_IN
+from curiojax.training.grpo import run_grpo
+from curiojax.training.result import Result
 from curiojax.training.run_directory import run_directory
-from curiojax.training.sft import Result, run_sft
+from curiojax.training.sft import run_sft
 
 READING = (
     "One seed on a toy task: read differences below about 0.03 as noise. A study of such a world "
@@ -32,17 +43,22 @@ READING = (
     "costs entropy and most of the base model's pass@16 on hard problems. Where the demonstrations "
     "hold several strategies, CurioSFT as published gives a part of both back and costs accuracy; "
     "a fixed temperature of 1.5 does more of the same. A lower learning rate has an effect of "
-    "similar size, and strategies that the demonstrations lack are lost with every method."
+    "similar size, and strategies that the demonstrations lack are lost with every method. GRPO "
+    "afterwards raises accuracy a little and costs entropy; whether it started from vanilla SFT or "
+    "from CurioSFT as published made no difference that the study could tell from noise."
 )
+# Of the common part of a comparison's config, what a run of GRPO has no use for.
+SFT_ONLY = (*ONLY_IN["sft"], "objective", "data.max_response_tokens")
 
 
 def run_comparison(config: RunConfig) -> None:
     """Trains every run of `config.compare`, evaluates them and the base, and writes the report."""
     _world(config)
+    unsaid = parse_config({"preset": config.preset}).objective
     for field, given in (
         ("model.path", config.model.path),
         ("data.path", config.data.path),
-        ("objective", "objective" in config.model_fields_set or None),
+        ("objective", None if config.objective == unsaid else config.objective),
     ):
         if given is not None:
             raise ConfigError(
@@ -57,10 +73,12 @@ def run_comparison(config: RunConfig) -> None:
         )
     runs = {name: member(config, name, directory) for name in config.compare or {}}
 
-    results = {}
+    results: dict[str, Result] = {}
+    explained: set[str] = set()
     for number, (name, run) in enumerate(runs.items(), start=1):
         label = f"{name} ({number} of {len(runs)})"
-        results[name] = run_sft(run, name=label, details=number == 1)
+        results[name] = train(run, name=label, details=run.stage not in explained)
+        explained.add(run.stage)
     known = {"base model": evaluate(config, None)}
     for name, result in results.items():
         known[name] = {**result.metrics[-1], **evaluate(config, result)}
@@ -71,18 +89,39 @@ def run_comparison(config: RunConfig) -> None:
         show(config, directory, rows, results)
 
 
+def train(run: RunConfig, *, name: str, details: bool) -> Result:
+    """Trains, or continues, or finds the run finished, whichever its stage."""
+    return (run_grpo if run.stage == "grpo" else run_sft)(run, name=name, details=details)
+
+
 def member(config: RunConfig, name: str, directory: Path) -> RunConfig:
-    """The config of one run of the comparison: the common part, its overrides, the world's data."""
+    """The config of one run of the comparison: the common part, its overrides, the world's data.
+
+    `after` among the overrides names the run that this one continues from.
+
+    Raises:
+      ConfigError: the overrides make no run, or there is no such run before this one.
+    """
+    overrides = dict((config.compare or {})[name])
+    start = _start(config, name, overrides.pop("after", None))
     # What was left unsaid stays unsaid: a default made explicit could contradict an override.
     values = config.model_dump(
         mode="json", exclude_unset=True, exclude={"compare", "preset", "world"}
     )
+    file = demonstrations_file
+    if overrides.get("stage") == "grpo":
+        values, file = _without(values, SFT_ONLY) | {"preset": config.preset}, prompts_file
     ours = {
-        "output_dir": str(directory / re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")),
-        "model": {"path": str(BASE_MODEL)},
-        "data": {"path": str(demonstrations_file(config, directory))},
+        "output_dir": str(folder(directory, name)),
+        "model": {"path": str(folder(directory, start) / "hf" if start else BASE_MODEL)},
+        "data": {"path": str(file(config, directory))},
     }
-    return parse_config(merge(merge(values, (config.compare or {})[name]), ours))
+    return parse_config(merge(merge(values, overrides), ours))
+
+
+def folder(directory: Path, name: str) -> Path:
+    """The run directory of a run of the comparison."""
+    return directory / re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
 
 
 def demonstrations_file(config: RunConfig, directory: Path) -> Path:
@@ -95,10 +134,22 @@ def demonstrations_file(config: RunConfig, directory: Path) -> Path:
         items = demonstrations(
             cast(Any, kind), q=_share(share), count=world.num_demonstrations, seed=config.seed
         )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        write_parquet(temporary, items)
-        temporary.replace(path)
+        _write(path, items)
+    return path
+
+
+def prompts_file(config: RunConfig, directory: Path) -> Path:
+    """Problems without demonstrations, for RL: as a parquet file in the schema of real data."""
+    world = _world(config)
+    count, share = world.num_prompts, world.hard_share
+    path = directory / f"prompts-{count}-{share}-{config.seed}.parquet"
+    if not path.is_file():
+        hard = round(count * share)
+        problems = [
+            *training_problems("id", count - hard, seed=config.seed),
+            *training_problems("hard", hard, seed=config.seed),
+        ]
+        _write(path, problems)
     return path
 
 
@@ -146,7 +197,7 @@ def show(
         f"{world.id_prompts} ID and {world.hard_prompts} hard problems, held out, {world.samples} "
         "samples each at temperature 1. Entropy: nats per token of the model's own samples. "
         f"Format ignored: hard pass@{world.samples} judged by the search alone. "
-        "w: weight of a token's cross-entropy gradient, in the last training step."
+        "w: weight of a token's cross-entropy gradient, in the last training step. One seed."
     )
     curio = next((r for r in results.values() if "tau_mean" in r.metrics[-1]), None)
     shown = curio or next(iter(results.values()))
@@ -156,7 +207,7 @@ def show(
         view = {**view, "title": f"{view['title']}, after {name}"}
     write_training_report(
         directory / "report.html",
-        title="curiojax quickstart: three ways to fine-tune one model",
+        title=f"curiojax quickstart: {len(results)} ways to fine-tune one model",
         runs={name: result.metrics for name, result in results.items()},
         table={"columns": titles, "rows": rows, "caption": caption},
         token_view=view,
@@ -174,9 +225,42 @@ def show(
         },
     )
     print(
-        "\nA real model, on GPUs:\n"
-        "  python -m curiojax.train configs/qwen2.5-math-7b/sft.yaml data.path=train.parquet"
+        "\nA real model, on GPUs, and GRPO after it:\n"
+        "  python -m curiojax.train configs/qwen2.5-math-7b/sft.yaml data.path=train.parquet\n"
+        "  python -m curiojax.train configs/qwen2.5-math-7b/grpo.yaml data.path=train.parquet "
+        "rollout.vllm_python=/opt/vllm/bin/python"
     )
+
+
+def _start(config: RunConfig, name: str, start: Any) -> str | None:
+    """The run that `name` starts from; None: the base model."""
+    names = list(config.compare or {})
+    before = names[: names.index(name)]
+    if start is None or start in before:
+        return start
+    raise ConfigError(
+        f"compare.{name}.after: {start!r} is none of the runs before it; "
+        + (f"name one of {', '.join(map(repr, before))}" if before else "leave it out, or move the run down")
+    )
+
+
+def _without(values: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """`values` without some keys, which are dotted paths."""
+    kept = dict(values)
+    for key in keys:
+        section, _, leaf = key.rpartition(".")
+        if not section:
+            kept.pop(leaf, None)
+        elif section in kept:
+            kept[section] = {k: v for k, v in kept[section].items() if k != leaf}
+    return kept
+
+
+def _write(path: Path, items: Sequence[Demonstration] | Sequence[Problem]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    write_parquet(temporary, items)
+    temporary.replace(path)
 
 
 def _world(config: RunConfig) -> World:

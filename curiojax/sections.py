@@ -264,6 +264,8 @@ class World(Section):
       name: only `countdown`.
       demonstrations: the expert set, e.g. `two 0.2`: two canonical strategies, the second in 20 %.
       num_demonstrations: its size.
+      num_prompts: problems that RL samples answers to; not those of the evaluation.
+      hard_share: how many of them are hard, as a share.
       id_prompts, hard_prompts: held-out problems in the evaluation, in distribution and hard.
       samples: completions per problem in the evaluation.
     """
@@ -271,6 +273,8 @@ class World(Section):
     name: Literal["countdown"] = "countdown"
     demonstrations: str = "two 0.2"
     num_demonstrations: int = Field(default=4000, gt=0)
+    num_prompts: int = Field(default=2000, gt=0)
+    hard_share: float = Field(default=0.5, ge=0, le=1)
     id_prompts: int = Field(default=256, gt=0)
     hard_prompts: int = Field(default=768, gt=0)
     samples: int = Field(default=16, gt=0)

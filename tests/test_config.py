@@ -10,6 +10,8 @@ from curiojax.errors import ConfigError
 from curiojax.objectives import OBJECTIVES, Curio, Entropy, Gem, Kl, Psft, Sft
 
 CONFIGS = sorted(Path(__file__).parents[1].glob("configs/**/*.yaml"))
+# What the configs with vLLM leave to the command line.
+VLLM = ["rollout.vllm_python=/opt/vllm/bin/python"]
 
 
 def test_defaults_are_the_papers():
@@ -61,7 +63,7 @@ def test_steps_replace_epochs():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.parent.name + "/" + p.name))
 def test_shipped_configs_load_and_say_what_they_are(path):
-    load_config(path)
+    load_config(path, VLLM if path.stem == "grpo" else [])
     head = path.read_text().splitlines()[:16]
     for word in ("Reproduces", "Command:", "Hardware:"):
         assert any(word in line for line in head), word
@@ -184,6 +186,32 @@ def test_the_baselines_differ_in_nothing_but_the_objective():
     assert len(set(objectives)) == len(files)
 
 
+@pytest.mark.parametrize("name", ["qwen2.5-math-7b", "qwen3-4b", "llama3.1-8b"])
+def test_the_rl_configs_are_the_papers_and_follow_their_supervised_stage(name):
+    folder = Path(__file__).parents[1] / "configs" / name
+    sft, rl = load_config(folder / "sft.yaml"), load_config(folder / "grpo.yaml", VLLM)
+    assert rl.model.path == f"{sft.output_dir}/hf"
+    assert (rl.data.template, rl.row_length) == (sft.data.template, sft.row_length)
+    # Table 6.
+    assert (rl.steps, rl.prompts_per_step, rl.rollouts_per_prompt) == (500, 128, 8)
+    assert (rl.prompts_per_update, rl.optimizer.learning_rate) == (64, 1e-6)
+    assert (rl.optimizer.schedule, rl.optimizer.warmup_steps) == ("constant", 0)
+    sampling = rl.rollout
+    assert (sampling.temperature, sampling.top_p, sampling.max_response_tokens) == (1, 0.95, 8192)
+    objective = rl.objective
+    assert (objective.name, objective.clip_low, objective.clip_high) == ("grpo", 0.2, 0.28)
+    assert (objective.kl_coef, objective.entropy_coef) == (0, 0)
+    assert (rl.reward.verifier, rl.reward.format) == ("math", "strict")
+    assert sampling.engine == "vllm" and sampling.devices == (4, 5, 6, 7)
+    assert rl.rows_per_microbatch % (8 - len(sampling.devices)) == 0
+
+    released = load_config(folder / "grpo.yaml", [*VLLM, "preset=released"])
+    assert (released.objective.name, released.prompts_per_update) == ("grpo_released", 32)
+    assert (released.rollout.top_p, released.reward.verifier) == (1.0, "released")
+    with pytest.raises(ConfigError, match="vllm_python"):
+        load_config(folder / "grpo.yaml")
+
+
 def test_parse_objective():
     assert parse_objective({"name": "curio", "alpha": 0.5}) == Curio(alpha=0.5)
     assert parse_objective({"name": "sft"}) == Sft()
@@ -229,7 +257,7 @@ def test_an_empty_section_is_its_defaults(tmp_path):
 
 
 def test_real_configs_take_steps_for_a_smoke_test():
-    path = next(path for path in CONFIGS if "qwen2.5" in str(path))
+    path = next(path for path in CONFIGS if "qwen2.5" in str(path) and path.stem == "sft")
     assert load_config(path, ["steps=10"]).steps == 10
 
 

@@ -16,6 +16,8 @@ class Series:
       style: `solid`, `thin` (dotted), `dashed` or `band` (first its lower, then its upper edge).
       reduce: how steps are joined where there are more than a chart can show: mean, min or max.
       smooth: whether the reader's smoothing applies.
+      omit: where the metric is this number all along in all runs, or equals this other metric, it
+        says nothing and is left out.
     """
 
     key: str
@@ -23,6 +25,7 @@ class Series:
     style: str = "solid"
     reduce: str = "mean"
     smooth: bool = True
+    omit: float | str | None = None
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,14 @@ class Chart:
 
 @dataclass(frozen=True)
 class Group:
+    """Charts that belong together; `stage` is `sft` or `rl`, or None where both have them."""
+
     identifier: str
     title: str
     intro: str
     charts: tuple[Chart, ...]
     large: bool = False
+    stage: str | None = None
 
 
 GROUPS = (
@@ -91,6 +97,7 @@ GROUPS = (
             ),
         ),
         large=True,
+        stage="sft",
     ),
     Group(
         "loss",
@@ -145,6 +152,7 @@ GROUPS = (
                 "distillation term. Its level compares only between runs with the same objective.",
             ),
         ),
+        stage="sft",
     ),
     Group(
         "temperature",
@@ -201,6 +209,7 @@ GROUPS = (
                 scale="percent",
             ),
         ),
+        stage="sft",
     ),
     Group(
         "weight",
@@ -242,6 +251,7 @@ GROUPS = (
                 scale="percent",
             ),
         ),
+        stage="sft",
     ),
     Group(
         "method",
@@ -293,6 +303,7 @@ GROUPS = (
                 "Mean probability that the model gives the tokens of wrong samples.",
             ),
         ),
+        stage="sft",
     ),
     Group(
         "optimiser",

@@ -39,11 +39,15 @@ MAX_POINTS = 600
 
 @dataclass
 class Curves:
-    """A run's metrics by step, joined over `stride` steps each; None marks a missing value."""
+    """A run's metrics by step, joined over `stride` steps each; None marks a missing value.
+
+    `index` is the run's place among all runs of the report, which decides its colour.
+    """
 
     steps: list[float]
     rows: list[list[Row]]
     stride: int
+    index: int = 0
     _cache: dict[tuple[str, str], list[float | None]] = field(default_factory=dict)
 
     def values(self, key: str, reduce: str = "mean") -> list[float | None]:
@@ -58,6 +62,19 @@ class Curves:
 
     def has(self, key: str) -> bool:
         return any(value is not None for value in self.values(key))
+
+    @property
+    def stage(self) -> str:
+        """`rl` where completions were rewarded, else `sft`."""
+        return "rl" if self.has("reward") else "sft"
+
+    def is_constant(self, key: str, other: float | str) -> bool:
+        """Whether a metric is a number, or another metric, all along, but for rounding."""
+        values = self.values(key)
+        wanted = self.values(other) if isinstance(other, str) else [other] * len(values)
+        return all(
+            a is None or b is None or abs(a - b) < 1e-6 for a, b in zip(values, wanted, strict=True)
+        )
 
 
 _REDUCE: dict[str, Callable[[list[float]], float]] = {
@@ -78,20 +95,33 @@ def curves(runs: Runs) -> dict[str, Curves]:
     longest = max((len(rows) for rows in runs.values()), default=0)
     stride = max(1, math.ceil(longest / MAX_POINTS))
     joined = {}
-    for name, rows in runs.items():
+    for index, (name, rows) in enumerate(runs.items()):
         buckets = [list(rows[i : i + stride]) for i in range(0, len(rows), stride)]
         steps = [_REDUCE["mean"]([float(row["step"]) for row in b]) for b in buckets]
-        joined[name] = Curves(steps, buckets, stride)
+        joined[name] = Curves(steps, buckets, stride, index)
     return joined
+
+
+def present(chart: Chart, runs: Mapping[str, Curves]) -> list[Series]:
+    """The series of a chart that any run has, and that say something about one."""
+    found = []
+    for series in chart.series:
+        having = [run for run in runs.values() if run.has(series.key)]
+        omit = series.omit
+        if having and (omit is None or not all(r.is_constant(series.key, omit) for r in having)):
+            found.append(series)
+    return found
 
 
 def line_figure(chart: Chart, runs: Mapping[str, Curves]) -> go.Figure | None:
     """The figure of a chart, or None if no run has any of its metrics."""
     figure = go.Figure()
     extremes: list[float] = []
-    for index, (name, run) in enumerate(runs.items()):
+    chosen = present(chart, runs)
+    for name, run in runs.items():
+        index = run.index
         colour = RUN_COLOURS[index % len(RUN_COLOURS)]
-        for series in chart.series:
+        for series in chosen:
             if not run.has(series.key):
                 continue
             y = run.values(series.key, series.reduce)
@@ -102,7 +132,7 @@ def line_figure(chart: Chart, runs: Mapping[str, Curves]) -> go.Figure | None:
     low, high = min(extremes), max(extremes)
     axis: dict[str, Any] = {"rangemode": "tozero" if chart.zero else "normal"}
     if chart.scale == "percent":
-        axis["tickformat"] = ".0%" if high >= 0.08 else ".1%"
+        axis["tickformat"] = f".{sum(high < limit for limit in (0.08, 0.008, 0.0008))}%"
     elif chart.scale == "auto" and low > 0 and high > 50 * low:
         axis = {"type": "log", "dtick": 1}
     axis |= {"exponentformat": "e"} if high < 0.01 else {"exponentformat": "SI"}

@@ -13,7 +13,10 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from curiojax.progress import format_duration
-from curiojax.reports import catalogue, charts, page, tokens
+from curiojax.reports import catalogue, catalogue_rl, charts, page, timing, tokens
+
+# What both stages have comes last.
+GROUPS = (*catalogue.GROUPS[:-1], *catalogue_rl.GROUPS, catalogue.GROUPS[-1])
 
 
 def write_training_report(
@@ -85,8 +88,19 @@ def _glance(runs: charts.Runs) -> str:
     """What each run amounted to, from its metrics."""
     if not any(runs.values()):
         return '<p class="empty">No training steps were recorded.</p>'
-    columns = ["run", "steps", "trained tokens", "time", "cross-entropy", "entropy"]
-    columns += ["entropy, highest 20\u00a0%", "entropy, other 80\u00a0%"]
+    means = {
+        "sft_nll": "cross-entropy",
+        "reward": "reward",
+        "entropy": "entropy",
+        "entropy_top20": "entropy, highest 20\u00a0%",
+        "entropy_rest": "entropy, other 80\u00a0%",
+    }
+    rl = [any("reward" in row for row in steps) for steps in runs.values()]
+    if not any(rl):
+        means.pop("reward")
+    elif all(rl):
+        means.pop("sft_nll")
+    columns = ["run", "steps", "trained tokens", "time", *means.values()]
     rows = []
     warnings = []
     for name, steps in runs.items():
@@ -99,10 +113,7 @@ def _glance(runs: charts.Runs) -> str:
                 len(steps),
                 int(math.fsum(trained)) if trained else None,
                 format_duration(math.fsum(seconds)) if seconds else None,
-                *(
-                    _mean(last, key)
-                    for key in ("sft_nll", "entropy", "entropy_top20", "entropy_rest")
-                ),
+                *(_mean(last, key) for key in means),
             ]
         )
         lost = sum(1 for row in steps if "loss" in row and page.finite(row["loss"]) is None)
@@ -113,9 +124,13 @@ def _glance(runs: charts.Runs) -> str:
             warnings.append(
                 f"{name}: updates skipped for a gradient that is not finite: {skipped:,}."
             )
+    tokens_of = "the expert's tokens"
+    if any(rl):
+        tokens_of = "its own completions" if all(rl) else f"{tokens_of}, in RL on its own"
+    names = "Entropy is" if all(rl) else "Cross-entropy and entropy are"
     caption = (
-        "Cross-entropy and entropy are in nats per token, means over the last tenth of the run's "
-        "steps, measured on the expert's tokens. Time is the sum of the steps' wall time."
+        f"{names} in nats per token, means over the last tenth of the run's steps, measured on "
+        f"{tokens_of}. Time is the sum of the steps' wall time."
     )
     listed = "".join(f'<p class="warning">{page.escape(text)}</p>' for text in warnings)
     return page.table(columns, rows, caption) + listed
@@ -131,14 +146,18 @@ def _curves(runs: charts.Runs) -> tuple[str, dict[str, Any], int]:
     joined = charts.curves(runs)
     figures: dict[str, Any] = {}
     groups = []
-    for group in catalogue.GROUPS:
+    for group in GROUPS:
         cards = []
+        shown = {n: run for n, run in joined.items() if group.stage in (None, run.stage)}
+        if group.identifier == "time":
+            for identifier, (card, figure) in timing.figures(shown).items():
+                cards.append(card)
+                figures[f"plot-{identifier}"] = _plain(figure)
         for chart in group.charts:
-            figure = charts.line_figure(chart, joined)
+            figure = charts.line_figure(chart, shown)
             if figure is None:
                 continue
-            present = [s for s in chart.series if any(r.has(s.key) for r in joined.values())]
-            cards.append(charts.chart_card(chart, present))
+            cards.append(charts.chart_card(chart, charts.present(chart, shown)))
             figures[f"plot-{chart.identifier}"] = _plain(figure)
             if chart.identifier == "tau":
                 for index, (name, rows) in enumerate(runs.items()):

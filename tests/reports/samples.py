@@ -87,6 +87,62 @@ def other_methods(steps: int) -> list[dict]:
     return [{**line, **dict.fromkeys(keys, 0.5)} for line in run(steps, curio=False, seed=9)]
 
 
+def rl(steps: int, *, everything: bool = True, seed: int = 5) -> list[dict]:
+    """Metrics of a GRPO run; without `everything` one whose extras are off and all but constant."""
+    rng = np.random.default_rng(seed)
+    lines = []
+    for step in range(1, steps + 1):
+        t = step / 60
+        noise = rng.standard_normal(8)
+        correct = min(0.95, max(0.0, 0.30 + 0.12 * (1 - math.exp(-t)) + 0.02 * noise[0]))
+        kept = 0.93 if everything else 1.0
+        entropy = (0.2 + 0.2 * math.exp(-t)) * (1 + 0.05 * noise[1])
+        mismatch = 1.2e-2 if everything else 5e-7
+        slow = 20.0 if step == 1 else 1.0
+        line = {
+            "step": step,
+            "loss": 1e-4 * noise[2],
+            "reward": correct * kept,
+            "accuracy": correct,
+            "format_rate": kept,
+            "groups_all_0": 0.42 + 0.04 * noise[3],
+            "groups_all_1": 0.05 + 0.01 * noise[4],
+            "entropy": entropy,
+            "entropy_top20": 3.9 * entropy,
+            "entropy_rest": 0.27 * entropy,
+            "response_tokens": 12.6 + 0.1 * noise[5],
+            "response_tokens_max": 13,
+            "truncated_share": 0.01 * abs(noise[6]),
+            "clipped_high": 0.002 * (1 + 0.3 * noise[7]),
+            "clipped_low": 0.0011,
+            "dual_clipped": 3e-4 if everything else 0.0,
+            "ratio_mean": 1 + 1e-3 * noise[2],
+            "ratio_max": 1.3 + 0.2 * abs(noise[3]),
+            "mismatch_abs": mismatch * (1 + 0.1 * noise[1]),
+            "mismatch_max": 30 * mismatch,
+            "mismatch_k3": mismatch**2,
+            "tis_weight": 1 + (2e-3 * noise[4] if everything else 0.0),
+            "ess_share": 0.99 if everything else 1.0,
+            "tis_capped": 1e-3 * abs(noise[5]) if everything else 0.0,
+            "learning_rate": 3e-4,
+            "grad_norm": 0.4 * (1 + 0.2 * noise[6]),
+            "tokens": 3250,
+            "padding_share": 0.06,
+            "generate_seconds": 0.08 * slow,
+            "grade_seconds": 0.02 * slow,
+            "log_probs_seconds": 0.03,
+            "update_seconds": 0.12 * (1 + 0.1 * noise[7]),
+            "sync_seconds": 0.002,
+            "step_seconds": 0.26 * slow,
+            "generated_tokens_per_second": 41e3 / slow,
+            "sync_gigabytes_per_second": 0.3,
+        }
+        if everything:
+            line |= {"kl_k1": 0.02 * t + 0.01 * noise[0], "kl_k3": 0.02 * t}
+        lines.append(line)
+    return lines
+
+
 def comparison(steps: int = 252) -> dict[str, list[dict]]:
     return {
         "SFT": run(steps, curio=False, seed=0),

@@ -50,7 +50,7 @@ def report(tmp_path_factory):
     return write_training_report(
         tmp_path_factory.mktemp("report") / "report.html",
         title="Report",
-        runs=samples.comparison(120),
+        runs={**samples.comparison(120), "GRPO": samples.rl(100), "GRPO 2": samples.rl(90, seed=6)},
         table=samples.TABLE,
         token_view=samples.token_view(2, hostile=True),
         notes=["A note."],

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from curiojax.reports import catalogue, charts
-from curiojax.reports.training import write_training_report
+from curiojax.reports import charts, timing
+from curiojax.reports.training import GROUPS, write_training_report
 
 from . import samples
 from .test_page import Document
@@ -26,7 +26,11 @@ def write(tmp_path, runs, **options):
 
 
 def test_a_full_report_has_every_chart(tmp_path):
-    runs = {**samples.comparison(40), "other methods": samples.other_methods(40)}
+    runs = {
+        **samples.comparison(40),
+        "other methods": samples.other_methods(40),
+        "RL": samples.rl(40),
+    }
     path = write(
         tmp_path,
         runs,
@@ -35,8 +39,8 @@ def test_a_full_report_has_every_chart(tmp_path):
         notes=["A note."],
         config_text="seed: 0",
     )
-    wanted = {f"plot-{chart.identifier}" for group in catalogue.GROUPS for chart in group.charts}
-    assert set(figures(path)) == wanted | {"plot-tau-distribution-1"}
+    wanted = {f"plot-{chart.identifier}" for group in GROUPS for chart in group.charts}
+    assert set(figures(path)) == wanted | {"plot-tau-distribution-1", "plot-time-4"}
     text = path.read_text(encoding="utf-8")
     for part in ("Title", "A note.", "seed: 0", samples.TABLE["caption"], "token by token"):
         assert part in text
@@ -72,6 +76,56 @@ def test_a_run_keeps_its_colour_in_every_chart(tmp_path):
         for trace in figure["data"]:
             if trace["type"] == "scatter":
                 assert trace["line"]["color"] == charts.RUN_COLOURS[trace["meta"]["run"]]
+
+
+def test_each_stage_has_its_own_charts(tmp_path):
+    """An entropy over the model's own completions is no curve beside one over the expert's."""
+    drawn = figures(write(tmp_path, {"sft": samples.run(20, curio=False), "rl": samples.rl(30)}))
+    runs = {name: {trace["meta"]["run"] for trace in f["data"]} for name, f in drawn.items()}
+    assert runs["plot-entropy_all"] == runs["plot-sft_nll"] == {0}
+    assert runs["plot-policy_entropy"] == runs["plot-reward"] == runs["plot-time-1"] == {1}
+    assert runs["plot-grad_norm"] == {0, 1}
+    for figure in drawn.values():
+        for trace in figure["data"]:
+            assert trace["line"]["color"] == charts.RUN_COLOURS[trace["meta"]["run"]]
+
+
+def test_what_says_nothing_is_not_drawn(tmp_path):
+    """No reference, no cap, no dual clip, no format, and a sampler that computes the same."""
+    rows = samples.rl(30, everything=False)
+    drawn = figures(write(tmp_path, {"grpo": rows}))
+    gone = {"policy_kl", "mismatch_k3", "tis_weight", "tis_capped"}
+    assert not {f"plot-{name}" for name in gone} & set(drawn)
+    text = (tmp_path / "r" / "report.html").read_text(encoding="utf-8")
+    for series in ("right answer", "format kept", "dual clip"):
+        assert series not in text
+    assert [len(drawn[f"plot-{name}"]["data"]) for name in ("reward", "clip_shares")] == [1, 2]
+    # A share of nothing cut off is news, and so is one run with an extra among others without.
+    assert "plot-truncated_share" in drawn and "plot-mismatch" in drawn
+    both = figures(write(tmp_path, {"grpo": rows, "more": samples.rl(30)}))
+    assert len(both["plot-tis_capped"]["data"]) == 2
+
+
+def test_the_parts_of_a_step_are_stacked_and_a_slow_first_step_does_not_flatten_them(tmp_path):
+    rows = samples.rl(40)
+    figure = figures(write(tmp_path, {"grpo": rows}))["plot-time-0"]
+    assert [t["y"][5] for t in figure["data"]] == pytest.approx(
+        [rows[5][key] for key, *_ in timing.PARTS], rel=1e-4
+    )
+    assert {trace["stackgroup"] for trace in figure["data"]} == {"parts"}
+    whole = sum(rows[5][key] for key, *_ in timing.PARTS)
+    assert whole < figure["layout"]["yaxis"]["range"][1] < 2 * whole
+
+
+def test_the_table_of_runs_says_whose_tokens_it_measures(tmp_path):
+    def text(name, runs):
+        return write(tmp_path / name, runs).read_text(encoding="utf-8")
+
+    sft, rl = {"a": samples.run(5, curio=False)}, {"b": samples.rl(5)}
+    assert "measured on the expert&#x27;s tokens." in text("sft", sft)
+    assert "measured on its own completions." in text("rl", rl)
+    assert "tokens, in RL on its own." in text("both", sft | rl)
+    assert "cross-entropy</th>" not in text("rl", rl)
 
 
 @pytest.mark.parametrize("runs", [{}, {"a": []}, {"a": [{"event": "start"}]}])
