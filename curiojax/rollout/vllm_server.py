@@ -150,6 +150,7 @@ class ServerProcess:
         with contextlib.suppress(OSError), self.log.open("rb") as log:
             log.seek(self._log_start)
             lines = log.read().decode("utf-8", "replace").splitlines()
+            lines = [line for line in lines if " WARNING " not in line]
             found = [match[0] for line in lines if (match := _ERROR_LINE.search(line))]
             # The first error is the cause, the last ones are what it led to.
             causes = [line for line in found if "Engine core initialization failed" not in line]
