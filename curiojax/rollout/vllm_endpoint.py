@@ -66,7 +66,7 @@ class Endpoint:
 
     @property
     def name(self) -> str:
-        return self.client.base_url
+        return f"vLLM server {self.process.index}" if self.process else self.client.base_url
 
     # Starting -----------------------------------------------------------------------------------
 

