@@ -95,7 +95,7 @@ class VllmRollout:
                 Path(settings.log_dir).resolve(),
                 remove=[self._run_dir, self._store.folder],
             )
-            self._endpoints.append(Endpoint(settings, process, directory, self._tag(self.version)))
+            self._endpoints.append(self._endpoint(process, directory))
         devices = f" on devices {', '.join(map(str, settings.devices))}" if settings.devices else ""
         message = (
             f"starting {count} vLLM server{'s' * (count > 1)}{devices} "
@@ -115,9 +115,13 @@ class VllmRollout:
     def _connect(self, directory: Path) -> None:
         with progress.status(f"connecting to vLLM (supported: {SUPPORTED_WINDOW})"):
             for url in self.settings.base_urls:
-                endpoint = Endpoint(self.settings, url, directory, self._tag(self.version))
+                endpoint = self._endpoint(url, directory)
                 self._endpoints.append(endpoint)
                 endpoint.connect()
+
+    def _endpoint(self, server: ServerProcess | str, directory: Path) -> Endpoint:
+        tied = self.config.tie_word_embeddings
+        return Endpoint(self.settings, server, directory, self._tag(self.version), tied=tied)
 
     def _tag(self, version: int) -> str:
         # Unique to this run, so that an external server's leftovers of an earlier one do not pass.

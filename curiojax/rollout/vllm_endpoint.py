@@ -43,21 +43,30 @@ class Endpoint:
 
     Args:
       server: the process, or the address of a server that runs already.
+      tied: whether the model's head is its embedding. On CPUs vLLM's own reload leaves such a head
+        as it was, so it is no fallback then.
     """
 
     def __init__(
-        self, settings: VllmSettings, server: ServerProcess | str, directory: Path, tag: str
+        self,
+        settings: VllmSettings,
+        server: ServerProcess | str,
+        directory: Path,
+        tag: str,
+        *,
+        tied: bool,
     ):
         self.settings, self.directory, self.tag = settings, directory, tag
         self.process = server if isinstance(server, ServerProcess) else None
         self.client = VllmClient("http://127.0.0.1" if self.process else str(server))
+        self._tied = tied
         self.epoch = 0
         self._closed = False
         self._lock = threading.RLock()
 
     @property
     def name(self) -> str:
-        return self.client.base_url
+        return f"vLLM server {self.process.index}" if self.process else self.client.base_url
 
     # Starting -----------------------------------------------------------------------------------
 
@@ -203,8 +212,10 @@ class Endpoint:
           RolloutError: when none of the ways worked.
         """
         with self._lock:
-            how, steps = "", {"transfer": self._transfer, "reload": self._reload}
-            before = self.directory, self.tag
+            steps = {"transfer": self._transfer, "reload": self._reload}
+            if self._tied:
+                del steps["reload"]
+            before, problem = (self.directory, self.tag), None
             for how, step in steps.items():
                 try:
                     step(directory, tag)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import select
 import shutil
@@ -30,6 +31,7 @@ from pathlib import Path
 SHARED_MEMORY = "/dev/shm/psm_"
 _POLL_SECONDS = 0.5
 _SCAN_SECONDS = 2.0
+_TRACKER_SECONDS = 3.0
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -104,27 +106,37 @@ def shared_memory(pids: list[int]) -> set[str]:
 
 
 def end(leader: int, seconds: float = 30.0) -> set[str]:
-    """Kills the process group of `leader` and all descendants of this process.
+    """Kills all descendants of this process, and what is left of the process group of `leader`.
 
     Returns:
       The shared memory that they had open.
     """
     seen = shared_memory(descendants(os.getpid()))
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError):
-            os.killpg(leader, signal.SIGKILL)
-        left = descendants(os.getpid())
-        for pid in left:
+    alone_since = math.inf
+    while (now := time.monotonic()) < deadline and (left := descendants(os.getpid())):
+        others = [pid for pid in left if not _cleans_up(pid)]
+        alone_since = min(alone_since, now) if not others else math.inf
+        # Left alone, the trackers remove what the others had open, and end. Not for ever.
+        impatient = now - alone_since > _TRACKER_SECONDS
+        for pid in left if impatient else others:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
-        if not left:
-            break
         time.sleep(0.02)
+    with contextlib.suppress(OSError):
+        os.killpg(leader, signal.SIGKILL)
     return seen
+
+
+def _cleans_up(pid: int) -> bool:
+    """Whether a process is Python's, for the removal of named semaphores and shared memory."""
+    with contextlib.suppress(OSError):
+        command = Path("/proc", str(pid), "cmdline").read_bytes()
+        return b"multiprocessing.resource_tracker" in command
+    return False
 
 
 def remove_shared_memory(files: set[str]) -> None:

@@ -53,7 +53,9 @@ def export_worker(folder: Path) -> Path:
     return folder
 
 
-def server_arguments(settings: VllmSettings, checkpoint: Path, port: int) -> list[str]:
+def server_arguments(
+    settings: VllmSettings, checkpoint: Path, port: int, host: str = "127.0.0.1"
+) -> list[str]:
     """The command line of a server, after the interpreter.
 
     The entry point is not `vllm serve`, which the build for CPUs does not have.
@@ -62,7 +64,7 @@ def server_arguments(settings: VllmSettings, checkpoint: Path, port: int) -> lis
         *("-m", "vllm.entrypoints.openai.api_server"),
         *("--model", str(checkpoint)),
         *("--served-model-name", "policy"),
-        *("--host", "127.0.0.1"),
+        *("--host", host),
         *("--port", str(port)),
         *("--dtype", settings.dtype),
         *("--max-model-len", str(settings.max_model_len)),
@@ -77,6 +79,17 @@ def server_arguments(settings: VllmSettings, checkpoint: Path, port: int) -> lis
         *("--weight-transfer-config", f'{{"backend": "{_BACKEND}"}}'),
         *settings.extra_args,
     ]
+
+
+def server_environment(settings: VllmSettings, index: int, run_dir: Path) -> dict[str, str]:
+    """The environment of a server: this process's, without what belongs to its interpreter."""
+    env = {key: x for key, x in os.environ.items() if key not in _REMOVED_FROM_ENV}
+    env |= _ENV
+    env["PYTHONPATH"] = str(run_dir / "worker")
+    env["VLLM_RPC_BASE_PATH"] = str(run_dir)
+    if devices := settings.server_devices(index):
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
+    return env | dict(settings.env)
 
 
 class ServerProcess:
@@ -123,18 +136,9 @@ class ServerProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self.run_dir / "empty",  # `python -m` imports from where it is
-                env=self._environment(),
+                env=server_environment(self.settings, self.index, self.run_dir),
                 start_new_session=True,  # neither Ctrl-C nor killing this process's group hits it
             )
-
-    def _environment(self) -> dict[str, str]:
-        env = {key: x for key, x in os.environ.items() if key not in _REMOVED_FROM_ENV}
-        env |= _ENV
-        env["PYTHONPATH"] = str(self.run_dir / "worker")
-        env["VLLM_RPC_BASE_PATH"] = str(self.run_dir)
-        if devices := self.settings.server_devices(self.index):
-            env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
-        return env | dict(self.settings.env)
 
     @property
     def base_url(self) -> str:
@@ -150,6 +154,7 @@ class ServerProcess:
         with contextlib.suppress(OSError), self.log.open("rb") as log:
             log.seek(self._log_start)
             lines = log.read().decode("utf-8", "replace").splitlines()
+            lines = [line for line in lines if " WARNING " not in line]
             found = [match[0] for line in lines if (match := _ERROR_LINE.search(line))]
             # The first error is the cause, the last ones are what it led to.
             causes = [line for line in found if "Engine core initialization failed" not in line]

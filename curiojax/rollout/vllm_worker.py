@@ -103,6 +103,7 @@ class FileWeightTransferEngine(WeightTransferEngine[FileInitInfo, FileUpdateInfo
             initialize_layerwise_reload(self.model)
             loaded = self.model.load_weights(files.tensors())
             finalize_layerwise_reload(self.model, self.model_config)
+            repack_shared(self.model)
         parameters = {name for name, _ in self.model.named_parameters()}
         if loaded is not None and (missed := parameters - set(loaded)):
             raise RuntimeError(f"parameters {sorted(missed)[:5]} got no weights")
@@ -167,6 +168,23 @@ class Checkpoint:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def repack_shared(model: torch.nn.Module) -> None:
+    """Brings the packed copies of shared weights up to date.
+
+    On CPUs a layer multiplies with a copy of its weight in another layout. vLLM's reload rebuilds
+    the copy of a layer that tensors were loaded into, but a head tied to the embedding gets none of
+    its own: its weight is new, its copy would stay old, and nothing would say so.
+    """
+    seen: set[int] = set()
+    module: Any
+    for module in model.modules():
+        weight = module._parameters.get("weight")
+        if id(weight) in seen and hasattr(module, "cpu_linear"):
+            module.quant_method.process_weights_after_loading(module)
+        if weight is not None:
+            seen.add(id(weight))
 
 
 def find_problem(

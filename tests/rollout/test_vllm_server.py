@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -18,7 +20,8 @@ from test_vllm_client import CONFIG, PROMPTS, SAMPLING, expected_tokens
 from curiojax.errors import ConfigError
 from curiojax.models import init_params, save_pretrained
 from curiojax.rollout import vllm_guard
-from curiojax.rollout.vllm import VllmRollout, VllmSettings
+from curiojax.rollout.vllm import RolloutError, VllmRollout, VllmSettings
+from curiojax.rollout.vllm_client import VllmClient
 
 SHM = Path("/dev/shm")
 
@@ -195,3 +198,40 @@ def test_interpreters_are_checked(checkpoint, settings, tmp_path):
         start("/bin/false")
     with pytest.raises(ConfigError, match=r"rollout.weights_dir: .*is not there"):
         start(make_interpreter(tmp_path), weights_dir=tmp_path / "missing")
+
+
+def test_a_server_by_the_tool_takes_our_weights(checkpoint, settings, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    tool = Path(__file__).parents[2] / "tools/serve_vllm.py"
+    command = [sys.executable, str(tool), str(checkpoint), "--port", str(port)]
+    command += ["--vllm-python", str(make_interpreter(tmp_path)), "--max-model-len", "32"]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    server = subprocess.Popen(
+        [*command, "--", "--enforce-eager"], env=env, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert server.stdout.readline().rstrip().endswith("--enforce-eager")
+        url = f"http://127.0.0.1:{port}"
+        client = VllmClient(url)
+
+        def answers():
+            with contextlib.suppress(RolloutError):
+                client.get("/health", timeout=1)
+                return True
+
+        wait_for(answers)
+        base = {"max_model_len": 32, "log_dir": tmp_path, "weights_dir": tmp_path}
+        with VllmRollout(CONFIG, checkpoint, VllmSettings(**base, base_urls=(url,))) as rollout:
+            rollout.sync(init_params(jax.random.key(1), CONFIG), 3)
+            results = rollout.generate(PROMPTS, SAMPLING, 7)
+        assert [c.tokens for c in results[2]] == expected_tokens(7, 2)
+        assert server.poll() is None  # not ours to end
+    finally:
+        for pid in vllm_guard.descendants(server.pid):
+            file = Path(f"/dev/shm/psm_fake{pid}")
+            os.kill(pid, signal.SIGKILL)
+            file.unlink(missing_ok=True)
+        server.kill()
+        server.wait()
