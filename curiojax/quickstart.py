@@ -16,12 +16,22 @@ import jax
 import jax.numpy as jnp
 
 from curiojax import models, progress
-from curiojax.config import RunConfig, World, merge, parse_config, to_yaml
+from curiojax.config import (
+    RunConfig,
+    World,
+    merge,
+    parse_config,
+    parse_objective,
+    to_yaml,
+)
 from curiojax.data.tokenizer import load_tokenizer
 from curiojax.data.worlds import BASE_MODEL
 from curiojax.data.worlds.demonstrations import demonstrations, write_parquet
 from curiojax.errors import ConfigError
 from curiojax.evaluation.countdown import evaluate_countdown
+from curiojax.evaluation.results import write_evaluation
+from curiojax.evaluation.wrong_samples import write_jsonl, wrong_samples
+from curiojax.models import ModelConfig
 from curiojax.reports.training import write_training_report
 from curiojax.training.run_directory import run_directory
 from curiojax.training.sft import Result, run_sft
@@ -61,9 +71,12 @@ def run_comparison(config: RunConfig) -> None:
     for number, (name, run) in enumerate(runs.items(), start=1):
         label = f"{name} ({number} of {len(runs)})"
         results[name] = run_sft(run, name=label, details=number == 1)
-    known = {"base model": evaluate(config, None)}
+    known = {"base model": evaluate(config, BASE_MODEL)}
     for name, result in results.items():
-        known[name] = {**result.metrics[-1], **evaluate(config, result)}
+        scores = evaluate(config, result.directory / "hf")
+        if jax.process_index() == 0:
+            write_evaluation(result.directory, result.metrics[-1]["step"], scores)
+        known[name] = {**result.metrics[-1], **scores}
     keys = columns(_world(config))
     rows = [[name, *(scores.get(key) for key in keys)] for name, scores in known.items()]
 
@@ -77,12 +90,17 @@ def member(config: RunConfig, name: str, directory: Path) -> RunConfig:
     values = config.model_dump(
         mode="json", exclude_unset=True, exclude={"compare", "preset", "world"}
     )
+    overrides = (config.compare or {})[name]
+    data = {"path": str(demonstrations_file(config, directory))}
+    objective = overrides.get("objective")
+    if objective and parse_objective({"name": "curio", **objective}).needs_suppressed:
+        data["suppressed_path"] = str(wrong_samples_file(config, directory))
     ours = {
         "output_dir": str(directory / re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")),
         "model": {"path": str(BASE_MODEL)},
-        "data": {"path": str(demonstrations_file(config, directory))},
+        "data": data,
     }
-    return parse_config(merge(merge(values, (config.compare or {})[name]), ours))
+    return parse_config(merge(merge(values, overrides), ours))
 
 
 def demonstrations_file(config: RunConfig, directory: Path) -> Path:
@@ -102,15 +120,29 @@ def demonstrations_file(config: RunConfig, directory: Path) -> Path:
     return path
 
 
-def evaluate(config: RunConfig, result: Result | None) -> dict[str, float]:
-    """Samples from a trained run, or from the base model, on held-out problems."""
-    world = _world(config)
-    if result is None:
+def wrong_samples_file(config: RunConfig, directory: Path) -> Path:
+    """What the base model gets wrong, for objectives that unlearn it, as a JSONL file."""
+    count = _world(config).num_demonstrations
+    path = directory / f"wrong-samples-{count}-{config.seed}.jsonl"
+    if not path.is_file():
         model, params = models.load_pretrained(BASE_MODEL, dtype=jnp.float32)
-        name = "base model"
-    else:
-        model, params = models.load_pretrained(result.directory / "hf", dtype=jnp.float32)
-        name = result.directory.name
+        tokenizer = load_tokenizer(str(BASE_MODEL))
+        with progress.status("sampling wrong answers of the base model"):
+            found = wrong_samples(params, model, tokenizer, count=count, seed=config.seed)
+        write_jsonl(path, found)
+    return path
+
+
+def evaluate(config: RunConfig, folder: Path) -> dict[str, Any]:
+    """Samples from an exported model on held-out problems."""
+    model, params = models.load_pretrained(folder, dtype=jnp.float32)
+    name = "base model" if folder == BASE_MODEL else folder.parent.name
+    return score(config, model, params, name)
+
+
+def score(config: RunConfig, model: ModelConfig, params: Any, name: str) -> dict[str, Any]:
+    """Samples from a model on held-out problems; `name` is for the display."""
+    world = _world(config)
     with progress.status(f"evaluating {name}"):
         return evaluate_countdown(
             params,
@@ -156,7 +188,7 @@ def show(
         view = {**view, "title": f"{view['title']}, after {name}"}
     write_training_report(
         directory / "report.html",
-        title="curiojax quickstart: three ways to fine-tune one model",
+        title=f"curiojax quickstart: {len(results)} ways to fine-tune one model",
         runs={name: result.metrics for name, result in results.items()},
         table={"columns": titles, "rows": rows, "caption": caption},
         token_view=view,
