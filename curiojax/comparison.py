@@ -73,6 +73,7 @@ def run_all(config: RunConfig, directory: Path, seeds: int) -> list[Measured]:
       ConfigError: the directory holds something else, or a run of another config.
     """
     claim(config, directory)
+    quickstart.keep_freed_memory()
     first = controls(config)
     names = [*first, *(name for name in config.compare or {} if name not in first)]
     plans = []
@@ -109,7 +110,7 @@ def claim(config: RunConfig, directory: Path) -> None:
 @contextmanager
 def compilation_cache() -> Iterator[None]:
     """Lets runs that differ in their data alone share what was compiled, unless a cache is set."""
-    if jax.config.jax_compilation_cache_dir:
+    if getattr(jax.config, "jax_compilation_cache_dir", None):
         yield
         return
     names = (
