@@ -80,6 +80,17 @@ def enable(show: bool) -> None:
     _enabled = show
 
 
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Keeps the parts of a longer piece of work quiet; bars that are open already stay."""
+    before = _enabled
+    enable(False)
+    try:
+        yield
+    finally:
+        enable(before)
+
+
 def bar(description: str, total: float | None = None, *, done: float = 0) -> Bar:
     """A progress bar on stderr, to be closed (or used in a `with` block) by the caller.
 

@@ -7,6 +7,7 @@ one ends with, as GRPO does.
 
 from __future__ import annotations
 
+import ctypes
 import re
 import shutil
 import textwrap
@@ -18,7 +19,14 @@ import jax
 import jax.numpy as jnp
 
 from curiojax import models, progress
-from curiojax.config import RunConfig, World, merge, parse_config, to_yaml
+from curiojax.config import (
+    RunConfig,
+    World,
+    merge,
+    parse_config,
+    parse_objective,
+    to_yaml,
+)
 from curiojax.data.tokenizer import load_tokenizer
 from curiojax.data.worlds import BASE_MODEL
 from curiojax.data.worlds.countdown import Problem
@@ -30,6 +38,9 @@ from curiojax.data.worlds.demonstrations import (
 )
 from curiojax.errors import ConfigError
 from curiojax.evaluation.countdown import evaluate_countdown
+from curiojax.evaluation.results import write_evaluation
+from curiojax.evaluation.wrong_samples import write_jsonl, wrong_samples
+from curiojax.models import ModelConfig
 from curiojax.reports.training import write_training_report
 from curiojax.stages import ONLY_IN
 from curiojax.training.grpo import run_grpo
@@ -54,6 +65,7 @@ SFT_ONLY = (*ONLY_IN["sft"], "objective", "data.max_response_tokens")
 def run_comparison(config: RunConfig) -> None:
     """Trains every run of `config.compare`, evaluates them and the base, and writes the report."""
     _world(config)
+    keep_freed_memory()
     unsaid = parse_config({"preset": config.preset}).objective
     for field, given in (
         ("model.path", config.model.path),
@@ -79,9 +91,12 @@ def run_comparison(config: RunConfig) -> None:
         label = f"{name} ({number} of {len(runs)})"
         results[name] = train(run, name=label, details=run.stage not in explained)
         explained.add(run.stage)
-    known = {"base model": evaluate(config, None)}
+    known = {"base model": evaluate(config, BASE_MODEL)}
     for name, result in results.items():
-        known[name] = {**result.metrics[-1], **evaluate(config, result)}
+        scores = evaluate(config, result.directory / "hf")
+        if jax.process_index() == 0:
+            write_evaluation(result.directory, result.metrics[-1]["step"], scores)
+        known[name] = {**result.metrics[-1], **scores}
     keys = columns(_world(config))
     rows = [[name, *(scores.get(key) for key in keys)] for name, scores in known.items()]
 
@@ -108,13 +123,20 @@ def member(config: RunConfig, name: str, directory: Path) -> RunConfig:
     values = config.model_dump(
         mode="json", exclude_unset=True, exclude={"compare", "preset", "world"}
     )
-    file = demonstrations_file
-    if overrides.get("stage") == "grpo":
-        values, file = _without(values, SFT_ONLY) | {"preset": config.preset}, prompts_file
+    learns_from_rewards = overrides.get("stage") == "grpo"
+    if learns_from_rewards:
+        values = _without(values, SFT_ONLY) | {"preset": config.preset}
+        data = {"path": str(prompts_file(config, directory))}
+    else:
+        data = {"path": str(demonstrations_file(config, directory))}
+    objective = overrides.get("objective")
+    if objective and not learns_from_rewards:
+        if parse_objective({"name": "curio", **objective}).needs_suppressed:
+            data["suppressed_path"] = str(wrong_samples_file(config, directory))
     ours = {
         "output_dir": str(folder(directory, name)),
         "model": {"path": str(folder(directory, start) / "hf" if start else BASE_MODEL)},
-        "data": {"path": str(file(config, directory))},
+        "data": data,
     }
     return parse_config(merge(merge(values, overrides), ours))
 
@@ -153,15 +175,29 @@ def prompts_file(config: RunConfig, directory: Path) -> Path:
     return path
 
 
-def evaluate(config: RunConfig, result: Result | None) -> dict[str, float]:
-    """Samples from a trained run, or from the base model, on held-out problems."""
-    world = _world(config)
-    if result is None:
+def wrong_samples_file(config: RunConfig, directory: Path) -> Path:
+    """What the base model gets wrong, for objectives that unlearn it, as a JSONL file."""
+    count = _world(config).num_demonstrations
+    path = directory / f"wrong-samples-{count}-{config.seed}.jsonl"
+    if not path.is_file():
         model, params = models.load_pretrained(BASE_MODEL, dtype=jnp.float32)
-        name = "base model"
-    else:
-        model, params = models.load_pretrained(result.directory / "hf", dtype=jnp.float32)
-        name = result.directory.name
+        tokenizer = load_tokenizer(str(BASE_MODEL))
+        with progress.status("sampling wrong answers of the base model"):
+            found = wrong_samples(params, model, tokenizer, count=count, seed=config.seed)
+        write_jsonl(path, found)
+    return path
+
+
+def evaluate(config: RunConfig, folder: Path) -> dict[str, Any]:
+    """Samples from an exported model on held-out problems."""
+    model, params = models.load_pretrained(folder, dtype=jnp.float32)
+    name = "base model" if folder == BASE_MODEL else folder.parent.name
+    return score(config, model, params, name)
+
+
+def score(config: RunConfig, model: ModelConfig, params: Any, name: str) -> dict[str, Any]:
+    """Samples from a model on held-out problems; `name` is for the display."""
+    world = _world(config)
     with progress.status(f"evaluating {name}"):
         return evaluate_countdown(
             params,
@@ -232,6 +268,21 @@ def show(
     )
 
 
+def keep_freed_memory() -> None:
+    """Lets the C library keep memory for the next step rather than give it back each time.
+
+    By default glibc maps and unmaps every large buffer. A step of a small model is over so soon
+    that filling those pages anew took a quarter of its time on a CPU.
+    """
+    trim_threshold, top_pad, mmap_max = -1, -2, -4
+    try:
+        allocator = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # not glibc
+        return
+    for parameter, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**26)):
+        allocator(parameter, value)
+
+
 def _start(config: RunConfig, name: str, start: Any) -> str | None:
     """The run that `name` starts from; None: the base model."""
     names = list(config.compare or {})
@@ -240,7 +291,11 @@ def _start(config: RunConfig, name: str, start: Any) -> str | None:
         return start
     raise ConfigError(
         f"compare.{name}.after: {start!r} is none of the runs before it; "
-        + (f"name one of {', '.join(map(repr, before))}" if before else "leave it out, or move the run down")
+        + (
+            f"name one of {', '.join(map(repr, before))}"
+            if before
+            else "leave it out, or move the run down"
+        )
     )
 
 

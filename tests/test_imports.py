@@ -25,7 +25,7 @@ ALLOWED = {
     "training": LEAVES
     | {"models", "losses", "data", "rewards", "rollout", "reports", "evaluation"},
 }
-ENTRY_POINTS = {"train", "evaluate", "quickstart", "__init__"}
+ENTRY_POINTS = {"train", "evaluate", "quickstart", "comparison", "__init__"}
 
 
 def runtime_imports(path):

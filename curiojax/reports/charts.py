@@ -37,6 +37,30 @@ RUN_COLOURS = (
 MAX_POINTS = 600
 
 
+def colour_of(index: int) -> str:
+    """A run's colour; the colours repeat, with dashed lines and rings every second time."""
+    return RUN_COLOURS[index % len(RUN_COLOURS)]
+
+
+def is_dashed(index: int) -> bool:
+    return index // len(RUN_COLOURS) % 2 == 1
+
+
+def dot_class(index: int) -> str:
+    """The style sheet's name for the mark of a run."""
+    return f"dot run-{index % (2 * len(RUN_COLOURS))}"
+
+
+def run_css() -> str:
+    """The style sheet's part that `dot_class` refers to."""
+    dots = [f".run-{i}{{background:{colour}}}" for i, colour in enumerate(RUN_COLOURS)]
+    rings = [
+        f".run-{i}{{border:0.2rem solid {colour}}}"
+        for i, colour in enumerate(RUN_COLOURS, start=len(RUN_COLOURS))
+    ]
+    return "".join(dots + rings)
+
+
 @dataclass
 class Curves:
     """A run's metrics by step, joined over `stride` steps each; None marks a missing value.
@@ -120,13 +144,12 @@ def line_figure(chart: Chart, runs: Mapping[str, Curves]) -> go.Figure | None:
     chosen = present(chart, runs)
     for name, run in runs.items():
         index = run.index
-        colour = RUN_COLOURS[index % len(RUN_COLOURS)]
         for series in chosen:
             if not run.has(series.key):
                 continue
             y = run.values(series.key, series.reduce)
             extremes += [v for v in y if v is not None]
-            figure.add_trace(_trace(chart, series, name, index, colour, run.steps, y))
+            figure.add_trace(_trace(chart, series, name, index, run.steps, y))
     if not extremes:
         return None
     low, high = min(extremes), max(extremes)
@@ -141,7 +164,7 @@ def line_figure(chart: Chart, runs: Mapping[str, Curves]) -> go.Figure | None:
         margin = abs(high) / 2 or 1.0
         bottom = 0 if chart.zero and low >= 0 else low - margin
         axis["range"] = [bottom, high + margin]
-    figure.update_layout(_layout())
+    figure.update_layout(layout())
     figure.update_yaxes(**axis)
     return figure
 
@@ -151,25 +174,29 @@ def _trace(
     series: Series,
     run: str,
     index: int,
-    colour: str,
     x: list[float],
     y: list[float | None],
 ) -> go.Scatter:
+    colour = colour_of(index)
     number = ".2%" if chart.scale == "percent" else ".4~g"
     label = series.label
     if series.style == "band":
         label = series.key.rsplit("_p", 1)[-1] + " %"
     text = escape(run) + (f", {escape(label)}" if len(chart.series) > 1 else "")
     line: dict[str, Any] = {"color": colour, "width": 2}
+    if is_dashed(index):
+        line |= {"dash": "5px,3px"}
     options: dict[str, Any] = {}
     if series.style == "thin":
         line |= {"width": 1, "dash": "dot"}
     elif series.style == "dashed":
         line |= {"width": 1.5, "dash": "dash"}
-    elif series.style == "band":
+    elif series.style in ("band", "error"):
         line |= {"width": 0}
         if series.label == "":
             options |= {"fill": "tonexty", "fillcolor": _transparent(colour, 0.18)}
+    if series.style == "error":
+        options |= {"hoverinfo": "skip"}
     return go.Scatter(
         x=x,
         y=y,
@@ -179,10 +206,9 @@ def _trace(
         line=line,
         marker={"color": colour, "size": 8},
         meta={"run": index, "smooth": series.smooth},
-        hovertemplate=f"%{{y:{number}}}",
         showlegend=False,
         cliponaxis=False,
-        **options,
+        **({"hovertemplate": f"%{{y:{number}}}"} | options),
     )
 
 
@@ -216,7 +242,7 @@ def tau_figure(name: str, rows: Sequence[Row], index: int) -> go.Figure | None:
     if len(used) < 2:
         return None
     low, high = max(0, used[0] - 1), min(len(edges) - 1, used[-1] + 2)
-    colour = RUN_COLOURS[index % len(RUN_COLOURS)]
+    colour = colour_of(index)
     by_bin = [[column[i] for column in shares] for i in range(low, high)]
     ranges = [f"{edges[i]:.3g} to {edges[i + 1]:.3g}" for i in range(low, high)]
     ticks = [0.0, 0.05, 0.2, 0.5, 1.0]
@@ -243,7 +269,7 @@ def tau_figure(name: str, rows: Sequence[Row], index: int) -> go.Figure | None:
             name=escape(name),
         )
     )
-    figure.update_layout(_layout() | {"hovermode": "closest"})
+    figure.update_layout(layout() | {"hovermode": "closest"})
     return figure
 
 
@@ -263,7 +289,8 @@ def _transparent(colour: str, alpha: float) -> str:
     return f"rgba({r},{g},{b},{alpha:g})"
 
 
-def _layout() -> dict[str, Any]:
+def layout() -> dict[str, Any]:
+    """What all figures share; colours that depend on the theme are left to the style sheet."""
     axis = {"zeroline": False, "ticks": "", "automargin": True}
     return {
         "template": None,
@@ -291,7 +318,7 @@ def chart_card(chart: Chart, present: Sequence[Series]) -> str:
     key = ""
     if len(shown) > 1:
         key = "".join(f"<span>{_sample(s.style)}{escape(s.label)}</span>" for s in shown)
-    return _card(chart.identifier, chart.title, chart.unit, chart.caption, key)
+    return card(chart.identifier, chart.title, chart.unit, chart.caption, key)
 
 
 def tau_card(identifier: str, run: str, index: int) -> str:
@@ -299,11 +326,12 @@ def tau_card(identifier: str, run: str, index: int) -> str:
         "Share of tokens by temperature, step by step; a stronger colour is a larger share "
         "(on a square-root scale)."
     )
-    key = f'<span><i class="dot run-{index % len(RUN_COLOURS)}"></i>{escape(run)}</span>'
-    return _card(identifier, "Distribution", "tau", caption, key)
+    key = f'<span><i class="{dot_class(index)}"></i>{escape(run)}</span>'
+    return card(identifier, "Distribution", "tau", caption, key)
 
 
-def _card(identifier: str, title: str, unit: str, caption: str, key: str) -> str:
+def card(identifier: str, title: str, unit: str, caption: str, key: str) -> str:
+    """The HTML around one figure; `key` is HTML."""
     name, in_unit = escape(title), f" <small>{escape(unit)}</small>" if unit else ""
     return (
         f'<figure class="card" id="card-{escape(identifier)}"><h3>{name}{in_unit}</h3>'
@@ -314,7 +342,7 @@ def _card(identifier: str, title: str, unit: str, caption: str, key: str) -> str
 
 
 def _sample(style: str) -> str:
-    if style == "band":
+    if style in ("band", "error"):
         shape = '<rect class="fill" width="22" height="10"/>'
     else:
         shape = f'<path class="{style}" d="M0 5H22"/>'

@@ -90,9 +90,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], caption: str | 
 
 
 def _right_aligned(column: Sequence[Any]) -> bool:
-    """Numbers, and text that reads like one (0:12:30, 0.49 \u00b1 0.01, 5 %)."""
+    """Numbers, and text that reads like one (0:12:30, 0.49 \u00b1 0.01 (2), 5 %)."""
     values = [value for value in column if value is not None]
-    like_numbers = all(re.fullmatch(r"[\d\s.,:%+\u2212\u00b1-]+", str(v)) for v in values)
+    like_numbers = all(re.fullmatch(r"[\d\s.,:%()+\u2212\u00b1-]+", str(v)) for v in values)
     return is_numeric(column) or (bool(values) and like_numbers)
 
 

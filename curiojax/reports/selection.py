@@ -175,7 +175,7 @@ def histogram_figure(
             "<extra></extra>",
             meta={"run": 2, "smooth": False},
         )
-    layout = charts._layout() | {"hovermode": "closest", "barmode": "overlay", "bargap": 0}
+    layout = charts.layout() | {"hovermode": "closest", "barmode": "overlay", "bargap": 0}
     layout["xaxis"] |= {"title": {"text": label, "standoff": 6}, "range": [edges[0], edges[-1]]}
     figure.update_layout(layout)
     figure.update_yaxes(tickformat=".1~%", rangemode="tozero")
@@ -214,9 +214,9 @@ def _part(one: SelectedSet, identifier: str) -> tuple[str, dict[str, Any]]:
     }
     key = '<span><i class="dot before"></i>before</span><span><i class="dot after"></i>after</span>'
     wanted = '<span><i class="dot wanted"></i>wanted</span>' if one.wanted is not None else ""
-    cards = charts._card(
+    cards = charts.card(
         f"{identifier}-perplexity", "Perplexity", "share of records", caption, key + wanted
-    ) + charts._card(
+    ) + charts.card(
         f"{identifier}-length",
         "Length",
         "share of records",

@@ -41,7 +41,7 @@ def time_figure(name: str, run: charts.Curves) -> go.Figure | None:
                 showlegend=False,
             )
         )
-    figure.update_layout(charts._layout())
+    figure.update_layout(charts.layout())
     figure.update_yaxes(range=[0, top(run)], exponentformat="SI")
     return figure
 
@@ -66,7 +66,7 @@ def time_card(identifier: str, name: str, run: charts.Curves) -> str:
         "Writing down completions and checkpoints comes on top. Slow steps beyond the scale, such "
         "as the first one, which compiles, are cut off."
     )
-    return charts._card(identifier, name, "seconds", caption, key)
+    return charts.card(identifier, name, "seconds", caption, key)
 
 
 def figures(runs: dict[str, charts.Curves]) -> dict[str, tuple[str, Any]]:

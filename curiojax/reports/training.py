@@ -51,7 +51,7 @@ def write_training_report(
         summary = page.table(table["columns"], table["rows"], table.get("caption"))
         body.append(page.section("Summary", summary, "summary"))
     body.append(page.section("Runs", _glance(runs), "runs"))
-    curve_html, figures, window = _curves(runs)
+    curve_html, figures, window = curves(runs, catalogue.GROUPS)
     body.append(curve_html)
     token_data: dict[str, Any] = {}
     if token_view:
@@ -74,8 +74,13 @@ def write_training_report(
             page.json_block("settings", {"smoothing_points": window}),
         ],
         scripts=scripts,
-        css=_run_css() + (tokens.token_css() if token_view else ""),
+        css=charts.run_css() + (tokens.token_css() if token_view else ""),
     )
+    return save(path, document)
+
+
+def save(path: str | os.PathLike[str], document: str) -> Path:
+    """Writes a page, replacing the file in one go."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -141,31 +146,31 @@ def _mean(rows: Sequence[charts.Row], key: str) -> float | None:
     return math.fsum(numbers) / len(numbers) if numbers else None
 
 
-def _curves(runs: charts.Runs) -> tuple[str, dict[str, Any], int]:
+def curves(runs: charts.Runs, chosen: Sequence[catalogue.Group]) -> tuple[str, dict[str, Any], int]:
     """The charts' HTML, their figures by element id, and the points a smoothed one averages."""
     joined = charts.curves(runs)
     figures: dict[str, Any] = {}
     groups = []
-    for group in GROUPS:
+    for group in chosen:
         cards = []
         shown = {n: run for n, run in joined.items() if group.stage in (None, run.stage)}
         if group.identifier == "time":
             for identifier, (card, figure) in timing.figures(shown).items():
                 cards.append(card)
-                figures[f"plot-{identifier}"] = _plain(figure)
+                figures[f"plot-{identifier}"] = plain(figure)
         for chart in group.charts:
             figure = charts.line_figure(chart, shown)
             if figure is None:
                 continue
             cards.append(charts.chart_card(chart, charts.present(chart, shown)))
-            figures[f"plot-{chart.identifier}"] = _plain(figure)
+            figures[f"plot-{chart.identifier}"] = plain(figure)
             if chart.identifier == "tau":
                 for index, (name, rows) in enumerate(runs.items()):
                     heat = charts.tau_figure(name, rows, index)
                     if heat is not None:
                         identifier = f"tau-distribution-{index}"
                         cards.append(charts.tau_card(identifier, name, index))
-                        figures[f"plot-{identifier}"] = _plain(heat)
+                        figures[f"plot-{identifier}"] = plain(heat)
         if cards:
             intro = f"<p>{page.escape(group.intro)}</p>" if group.intro else ""
             grid = f'<div class="grid{" large" if group.large else ""}">{"".join(cards)}</div>'
@@ -184,7 +189,8 @@ def _curves(runs: charts.Runs) -> tuple[str, dict[str, Any], int]:
     )
 
 
-def _plain(figure: go.Figure) -> dict[str, Any]:
+def plain(figure: go.Figure) -> dict[str, Any]:
+    """A figure as the report keeps it."""
     return json.loads(str(figure.to_json()))
 
 
@@ -192,7 +198,7 @@ def _toolbar(runs: charts.Runs, stride: int, window: int) -> str:
     """The legend of all charts, which switches runs off and on, and the smoothing."""
     chips = "".join(
         f'<button type="button" class="chip" data-run="{i}" aria-pressed="true">'
-        f'<i class="dot run-{i % len(charts.RUN_COLOURS)}"></i>{page.escape(name)}</button>'
+        f'<i class="{charts.dot_class(i)}"></i>{page.escape(name)}</button>'
         for i, name in enumerate(runs)
     )
     smooth = ""
@@ -203,7 +209,3 @@ def _toolbar(runs: charts.Runs, stride: int, window: int) -> str:
         )
     joined = f'<span class="hint">each point joins {stride} steps</span>' if stride > 1 else ""
     return f'<nav class="toolbar" aria-label="Runs">{chips}{smooth}{joined}</nav>'
-
-
-def _run_css() -> str:
-    return "".join(f".run-{i}{{background:{c}}}" for i, c in enumerate(charts.RUN_COLOURS))

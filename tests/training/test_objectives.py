@@ -9,6 +9,7 @@ from curiojax import models
 from curiojax.losses import per_token_loss
 from curiojax.training import statistics
 from curiojax.training import step as step_module
+from curiojax.training.sft import place
 from curiojax.training.step import compile_step
 from tests.training import tiny
 
@@ -17,16 +18,18 @@ OBJECTIVES = {
     "kl": "{name: kl, coef: 1.0}",
     "kl_forward": "{name: kl, estimator: forward_full, coef: 1.0, min_base_prob: 0.001}",
     "psft": "{name: psft, updates_per_snapshot: 2, clip_high: 0.02}",
+    "curio_forward": "{name: curio, entropy_pivot: 3.0, divergence: forward_kl}",
     "curio_reverse": "{name: curio, entropy_pivot: 3.0, divergence: reverse_kl}",
 }
 # Nothing but the loss of a token tells these from plain SFT, so one micro-batch is all there is.
 LOSS_ONLY = {
+    "entropy": "{name: entropy, coef: 0.5}",
     "gem": "{name: gem}",
     "dft": "{name: dft}",
     "psft_alone": "{name: psft, updates_per_snapshot: 1}",
 }
 # Forward passes beside the student's own: over a second model, or to find tokens.
-SECOND = {"kl", "kl_forward", "psft", "curio_reverse"}
+SECOND = {"kl", "kl_forward", "psft", "curio_forward", "curio_reverse"}
 ONE_LAYER = tiny.MODEL.__class__(**{**vars(tiny.MODEL), "num_layers": 1})
 STEPS = 4
 
@@ -173,12 +176,13 @@ def test_the_snapshot_is_the_student_of_every_other_step(runs):
         assert reports[stale]["loss"] > -1.02
 
 
-def sums_of(recipe, parts):
+def sums_of(recipe, parts, batches=None):
     """Gradient sums and metrics of the first rows, in so many micro-batches."""
     params = tiny.start(recipe).params
+    batches = tiny.microbatches(recipe, 0) if batches is None else batches
     with jax.set_mesh(recipe.mesh):
         measure = jax.jit(lambda p, b: step_module.measure_microbatch(recipe, p, b, None))
-        sums = [measure(params, b) for b in tiny.microbatches(recipe, 0)]
+        sums = [measure(params, b) for b in batches]
     assert len(sums) == parts
     total = sums[0]
     for other in jax.device_get(sums[1:]):
@@ -200,10 +204,59 @@ def test_objectives_that_only_change_the_loss(name):
         assert 0.1 < report["gem_q_max"] < 1
     elif name == "dft":
         assert 0 < report["weight_effective"] < 1 and report["weight_max"] <= 1
+    elif name == "entropy":
+        bonus = report["sft_nll"] - float(sums.loss) / float(sums.weight)
+        assert bonus == pytest.approx(0.5 * report["entropy"], rel=1e-5)
+        plain = tiny.recipe("objective={name: sft}", model=ONE_LAYER, rows=16)
+        assert tiny.largest_difference(sums_of(plain, 1)[0].grads, sums.grads) > 0.01
     else:
         assert report["ratio_max"] == 1 and report["clipped"] == 0
         plain = tiny.recipe("objective={name: sft}", model=ONE_LAYER, rows=16)
         assert tiny.largest_difference(sums_of(plain, 1)[0].grads, sums.grads) < 1e-5
+
+
+def oxa_microbatches(recipe):
+    """16 rows to learn and 8 to unlearn, never in one micro-batch."""
+    right, wrong = tiny.rows_of(0), tiny.rows_of(1, count=8)
+    right["suppressed"] = np.zeros_like(right["loss_mask"])
+    wrong["suppressed"] = np.ones_like(wrong["loss_mask"])
+    rows = recipe.config.rows_per_microbatch
+    both = {k: np.concatenate([right[k], wrong[k]]) for k in right}
+    arrays = {k: v.reshape(24 // rows, rows, tiny.LENGTH) for k, v in both.items()}
+    return list(place(arrays, recipe.mesh)), both
+
+
+def test_oxa_depends_on_neither_mesh_nor_micro_batching():
+    def made(rows, mesh=(1, 1, 1)):
+        text = "objective={name: oxa, ul_weight: 0.5}"
+        ours = tiny.recipe(text, "data.suppressed_path=x", model=ONE_LAYER, rows=rows, mesh=mesh)
+        return ours, *sums_of(ours, 24 // rows, oxa_microbatches(ours)[0])
+
+    whole, sums, report = made(8)
+    for rows, mesh in ((4, (1, 1, 1)), (8, (2, 2, 2)), (4, (4, 1, 1))):
+        _, other, again = made(rows, mesh)
+        assert tiny.largest_difference(sums.grads, other.grads) < 1e-5
+        assert again == pytest.approx(report, rel=2e-4, abs=2e-5)
+        assert float(other.loss) == pytest.approx(float(sums.loss), rel=1e-5)
+        assert float(other.weight) == float(sums.weight)
+
+    # All 24 rows at once, from log-softmax: -log p where learnt, -log(1 - p) / 2 where unlearnt.
+    batch = jax.tree.map(jnp.asarray, oxa_microbatches(whole)[1])
+
+    def total(params):
+        arrays = (batch[k] for k in ("tokens", "positions", "segment_ids"))
+        hidden = models.forward(params, ONE_LAYER, *arrays)
+        log_probs = jax.nn.log_softmax(models.logits(params, ONE_LAYER, hidden))
+        chosen = jnp.take_along_axis(log_probs, batch["labels"][..., None], axis=-1)[..., 0]
+        unlearnt = batch["suppressed"] * -jnp.log1p(-jnp.exp(chosen)) * 0.5
+        return jnp.sum(batch["loss_mask"] * ((1 - batch["suppressed"]) * -chosen + unlearnt))
+
+    params = jax.device_get(tiny.start(whole).params)
+    loss, want = jax.jit(jax.value_and_grad(total))(params)
+    assert float(sums.loss) == pytest.approx(float(loss), rel=1e-5)
+    assert tiny.largest_difference(want, sums.grads) < 1e-5
+    learnt = tiny.rows_of(0)["loss_mask"]
+    assert float(sums.weight) == learnt.sum() and report["tokens"] == learnt.sum()
 
 
 def test_metrics_of_each_method(runs):
@@ -212,6 +265,7 @@ def test_metrics_of_each_method(runs):
         "kl": "kl kl_held kl_k1 kl_k3 reference_nll weight_mean teacher_entropy",
         "kl_forward": "kl kl_held kl_k1 kl_k3 reference_nll teacher_entropy",
         "psft": "ratio_mean ratio_max clipped old_kl weight_mean",
+        "curio_forward": "sed_kl tau_mean gated at_floor at_cap entropy_increment",
         "curio_reverse": "sed_kl tau_mean gated at_floor at_cap entropy_increment",
     }
     for name, wanted in keys.items():

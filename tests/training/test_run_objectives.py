@@ -19,14 +19,18 @@ from tests.training import project
 OBJECTIVES = {
     "entropy_top20": "{name: entropy, top_fraction: 0.2}",
     "base_support_kl": "{name: kl, estimator: forward_full, coef: 1.0, min_base_prob: 0.01}",
+    "kl_k3": "{name: kl, coef: 0.1, estimator: k3}",
     "gem": "{name: gem}",
+    "dft": "{name: dft}",
     "psft": "{name: psft, updates_per_snapshot: 2}",
     "curio_forward": "{name: curio, divergence: forward_kl}",
 }
 SHOWN = {
     "entropy_top20": "entropy_selected",
     "base_support_kl": "kl kl_held kl_k1 kl_k3 reference_nll teacher_distance",
+    "kl_k3": "kl kl_k1 kl_k3 reference_nll teacher_lag teacher_distance weight_mean",
     "gem": "gem_s gem_q_max",
+    "dft": "weight_mean weight_max weight_effective",
     "psft": "ratio_mean ratio_max clipped old_kl weight_effective teacher_lag",
     "curio_forward": "sed_kl tau_mean teacher_entropy teacher_lag",
 }
