@@ -81,6 +81,10 @@ class Completion(NamedTuple):
     entropies: list[float] | None = None
 
 
+class RolloutError(RuntimeError):
+    """The rollout engine cannot go on; the message says which server and why."""
+
+
 class SyncReport(NamedTuple):
     """What one transfer of weights took.
 

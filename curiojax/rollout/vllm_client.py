@@ -18,11 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from curiojax.errors import ConfigError
-from curiojax.rollout.base import Completion, Sampling
-
-
-class RolloutError(RuntimeError):
-    """The rollout engine cannot go on; the message says which server and why."""
+from curiojax.rollout.base import Completion, RolloutError, Sampling
 
 
 class EngineLost(RolloutError):

@@ -19,7 +19,7 @@ from curiojax.errors import ConfigError
 from curiojax.losses import group_advantages, handle_overlong
 from curiojax.reports.training import write_training_report
 from curiojax.rewards.pool import RewardPool
-from curiojax.rollout.base import Rollout
+from curiojax.rollout.base import Rollout, RolloutError
 from curiojax.sharding import make_mesh
 from curiojax.training import plan
 from curiojax.training.checkpoint import Checkpoints
@@ -121,7 +121,14 @@ def run_grpo(config: RunConfig, *, name: str = "training", details: bool = True)
         engine = start_engine(recipe, state, directory)
         stack.callback(engine.close)
         collector = Collector(config, prompts, engine, grader, tokenizer)
-        state = train(recipe, step, state, prompts, engine, collector, checkpoints, directory, name)
+        try:
+            state = train(
+                recipe, step, state, prompts, engine, collector, checkpoints, directory, name
+            )
+        except RolloutError as error:
+            raise ConfigError(
+                f"rollout.engine: {error}; the same command continues from the last checkpoint"
+            ) from error
         checkpoints.close()
 
         # ---- hand over -------------------------------------------------------------------
