@@ -56,7 +56,9 @@ WEIGHT_CAPTION = (
     "w: weight of a token's cross-entropy gradient, of the methods that are such a weight. Time: "
     "median of a run's steps, without compilation."
 )
-TIMED = " Ratio: to the plain SFT run that the same start of the program trained."
+TIMED = (
+    " Ratio: to the plain SFT run that the same start of the program trained; -: another start did."
+)
 NOT_TIMED = (
     " No ratio is given: the runs were not all trained by one start of a comparison, so the load "
     "of the machine, or the machine, may have differed."
@@ -356,7 +358,8 @@ def training_tables(groups: Groups, plain: Sequence[str]) -> dict[str, Table]:
     ratios = {
         name: time_ratios(runs, groups[plain[0]] if plain else ()) for name, runs in groups.items()
     }
-    timed = any(ratio is not None for values in ratios.values() for ratio in values)
+    others = [ratio for name in groups if name not in plain[:1] for ratio in ratios[name]]
+    timed = any(ratio is not None for ratio in others)
 
     def ends(key: str) -> Callable[[str], str | None]:
         return lambda name: text(estimate(final_mean(run.metrics, key) for run in groups[name]))
