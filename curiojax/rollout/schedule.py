@@ -131,7 +131,7 @@ class Schedule:
             for place, prompt in enumerate(members)
             for sample in range(sampling.n)
         )
-        self.prefilled: dict[int, slots.Cache] = {}
+        self.prefilled: tuple[int, slots.Cache] | None = None
         self.rows = Rows(num_rows, sampling.max_tokens)
         self.steps = min(MAX_STEPS, multiple(sampling.max_tokens, 8))
         self.longest_ring = multiple(widest + sampling.max_tokens, 8)
@@ -176,7 +176,7 @@ class Schedule:
         """
         live, free = np.nonzero(self.rows.used)[0], np.nonzero(~self.rows.used)[0]
         count = multiple(len(self.rows.tasks) // 4, _num_batch_shards())
-        if self.waiting or not 0 < len(live) <= count:
+        if self.waiting or not 0 < len(live) <= count < len(self.rows.tasks):
             return
         if self.knobs.max_tokens - self.rows.counts[live].min() >= MAX_STEPS:
             rows = np.concatenate([live, free])[:count]
@@ -186,9 +186,9 @@ class Schedule:
     def _enough(self, live: int) -> int:
         """How many rows have to be finished before refilling them pays.
 
-        Waiting k steps idles k^2 / 2m rows' worth of steps per row, where m is the mean length;
-        with the cost c of a refill spread over k steps, the best k is sqrt(2 c m), in which
-        sqrt(2 c / m) of the rows finish.
+        In k steps a share k / m of the rows finishes, m being the mean length, and idles for k / 2
+        of them on average. With a refill that costs as much as c steps, k / 2m + c / k of the work
+        is lost, which is least for k = sqrt(2 c m), when a share sqrt(2 c / m) is finished.
         """
         mean = self.num_drawn / self.num_finished
         share = min(math.sqrt(2 * REFILL_COST / mean), 0.5)
@@ -198,23 +198,26 @@ class Schedule:
         """Gives the free rows to waiting tasks."""
         free = np.nonzero(~self.rows.used)[0]
         sources: dict[int, np.ndarray] = {}
-        for row, _ in zip(free, range(len(self.waiting)), strict=False):
+        for row in free[: len(self.waiting)]:
             task = self.waiting.popleft()
-            if task.batch not in self.prefilled:
-                self.prefilled[task.batch] = self._prefill(task.batch)
-            none = np.full(len(self.rows.tasks), -1, np.int32)
-            sources.setdefault(task.batch, none)[row] = task.place
-            width = self.prefilled[task.batch]["positions"].shape[1]
-            self.rows.assign(int(row), task, self.prompts[task.prompt], width)
+            goes_on = np.full(len(self.rows.tasks), -1, np.int32)
+            sources.setdefault(task.batch, goes_on)[row] = task.place
+            self.rows.assign(
+                int(row), task, self.prompts[task.prompt], self._batch_width(task.batch)
+            )
         self._lengthen_ring()
         for batch, rows in sources.items():
-            self.cache = slots.insert(self.cache, self.prefilled[batch], rows)
-        # Tasks wait in the order of their batches, so only the last one can be needed again.
-        self.prefilled = {max(sources): self.prefilled[max(sources)]} if sources else self.prefilled
+            # Tasks wait in the order of their batches: only the latest can be needed again.
+            if self.prefilled is None or self.prefilled[0] != batch:
+                self.prefilled = batch, self._prefill(batch)
+            self.cache = slots.insert(self.cache, self.prefilled[1], rows)
+
+    def _batch_width(self, batch: int) -> int:
+        return _width(max(len(self.prompts[i]) for i in self.batches[batch]))
 
     def _prefill(self, batch: int) -> slots.Cache:
         members = [self.prompts[i] for i in self.batches[batch]]
-        tokens = np.zeros((self.together, _width(max(map(len, members)))), np.int32)
+        tokens = np.zeros((self.together, self._batch_width(batch)), np.int32)
         lengths = np.zeros((self.together,), np.int32)
         for place, prompt in enumerate(members):
             tokens[place, : len(prompt) - 1] = prompt[:-1]
