@@ -51,7 +51,7 @@ def write_training_report(
         summary = page.table(table["columns"], table["rows"], table.get("caption"))
         body.append(page.section("Summary", summary, "summary"))
     body.append(page.section("Runs", _glance(runs), "runs"))
-    curve_html, figures, window = curves(runs, catalogue.GROUPS)
+    curve_html, figures, window = curves(runs, GROUPS)
     body.append(curve_html)
     token_data: dict[str, Any] = {}
     if token_view:
