@@ -173,7 +173,7 @@ def _measure(config: RunConfig, folder: Path, name: str, this: str, *, path: boo
 
 
 def _evaluate(config: RunConfig, directory: Path, step: int, last: int) -> None:
-    if _is_current(config, read_evaluations(directory).get(step)):
+    if quickstart.is_current(config, read_evaluations(directory).get(step)):
         return
     if step == last:
         scores = quickstart.evaluate(config, directory / "hf")
@@ -194,22 +194,8 @@ def _base(config: RunConfig, folder: Path) -> Measured:
     """The base model as a run of no steps."""
     directory = folder / "base"
     scores = read_evaluations(directory).get(0)
-    if scores is None or not _is_current(config, scores):
+    if scores is None or not quickstart.is_current(config, scores):
         scores = quickstart.evaluate(config, BASE_MODEL)
         directory.mkdir(parents=True, exist_ok=True)
         write_evaluation(directory, 0, scores)
     return Measured(BASE, config.seed, directory, {}, [{"step": 0}], {0: scores})
-
-
-def _is_current(config: RunConfig, scores: Mapping[str, Any] | None) -> bool:
-    """Whether the scores were measured as the config asks."""
-    world = config.world
-    if scores is None or world is None:
-        return False
-    asked = {
-        "samples": world.samples,
-        "prompts_id": world.id_prompts,
-        "prompts_hard": world.hard_prompts,
-        "seed": config.seed,
-    }
-    return all(scores.get(key) == value for key, value in asked.items())

@@ -38,7 +38,7 @@ from curiojax.data.worlds.demonstrations import (
 )
 from curiojax.errors import ConfigError
 from curiojax.evaluation.countdown import evaluate_countdown
-from curiojax.evaluation.results import write_evaluation
+from curiojax.evaluation.results import read_evaluations, write_evaluation
 from curiojax.evaluation.wrong_samples import write_jsonl, wrong_samples
 from curiojax.models import ModelConfig
 from curiojax.reports.training import write_training_report
@@ -91,12 +91,10 @@ def run_comparison(config: RunConfig) -> None:
         label = f"{name} ({number} of {len(runs)})"
         results[name] = train(run, name=label, details=run.stage not in explained)
         explained.add(run.stage)
-    known = {"base model": evaluate(config, BASE_MODEL)}
+    known = {"base model": scores_of(config, BASE_MODEL, directory / "base", 0)}
     for name, result in results.items():
-        scores = evaluate(config, result.directory / "hf")
-        if jax.process_index() == 0:
-            write_evaluation(result.directory, result.metrics[-1]["step"], scores)
-        known[name] = {**result.metrics[-1], **scores}
+        last, where = result.metrics[-1], result.directory
+        known[name] = {**last, **scores_of(config, where / "hf", where, last["step"])}
     keys = columns(_world(config))
     rows = [[name, *(scores.get(key) for key in keys)] for name, scores in known.items()]
 
@@ -186,6 +184,32 @@ def wrong_samples_file(config: RunConfig, directory: Path) -> Path:
             found = wrong_samples(params, model, tokenizer, count=count, seed=config.seed)
         write_jsonl(path, found)
     return path
+
+
+def scores_of(config: RunConfig, checkpoint: Path, directory: Path, step: int) -> dict[str, Any]:
+    """The scores of an exported model, which are kept in the directory of its run."""
+    known = read_evaluations(directory).get(step)
+    if known is not None and is_current(config, known):
+        return known
+    scores = evaluate(config, checkpoint)
+    if jax.process_index() == 0:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_evaluation(directory, step, scores)
+    return scores
+
+
+def is_current(config: RunConfig, scores: Mapping[str, Any] | None) -> bool:
+    """Whether the scores were measured as the config asks."""
+    world = config.world
+    if scores is None or world is None:
+        return False
+    asked = {
+        "samples": world.samples,
+        "prompts_id": world.id_prompts,
+        "prompts_hard": world.hard_prompts,
+        "seed": config.seed,
+    }
+    return all(scores.get(key) == value for key, value in asked.items())
 
 
 def evaluate(config: RunConfig, folder: Path) -> dict[str, Any]:
