@@ -1,7 +1,7 @@
 """Trains: `python -m curiojax.train [CONFIG.yaml] [key=value ...]`.
 
 With a config file, runs the stage it describes. Without one, runs the embedded default: a small
-world, its base model and three ways to fine-tune it, on a laptop CPU. Running the same command
+world, its base model and several ways to fine-tune it, on a laptop CPU. Running the same command
 again continues an interrupted run.
 """
 
@@ -20,9 +20,12 @@ USAGE = """\
 usage: python -m curiojax.train [CONFIG.yaml] [key=value ...]
 
   python -m curiojax.train
-      the embedded default: about two minutes on a laptop CPU, nothing to download
+      the embedded default: some minutes on a laptop CPU, nothing to download
   python -m curiojax.train configs/qwen2.5-math-7b/sft.yaml data.path=train.parquet
       a real model; keys are dotted paths into the config, e.g. objective.alpha=0.5
+  python -m curiojax.train configs/qwen2.5-math-7b/grpo.yaml model.path=runs/mine/hf \\
+      data.path=train.parquet rollout.vllm_python=/opt/vllm/bin/python
+      GRPO after it
 
 The same command again continues an interrupted run. Keys and defaults: curiojax/config.py.
 """
