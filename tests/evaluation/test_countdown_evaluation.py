@@ -16,7 +16,7 @@ def base():
 def _completion(text, *, stop=True):
     tokenizer = base_tokenizer()
     ids = tokenizer(text).input_ids + [tokenizer.eos_token_id] * stop
-    return Completion(ids, [0.0] * len(ids), [0.0] * len(ids), "stop" if stop else "length")
+    return Completion(ids, [0.0] * len(ids), "stop" if stop else "length")
 
 
 def test_completions_are_graded_with_their_ending():
