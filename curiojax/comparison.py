@@ -173,29 +173,25 @@ def _measure(config: RunConfig, folder: Path, name: str, this: str, *, path: boo
 
 
 def _evaluate(config: RunConfig, directory: Path, step: int, last: int) -> None:
+    if step == last:
+        quickstart.scores_of(config, directory / "hf", directory, step)
+        return
     if quickstart.is_current(config, read_evaluations(directory).get(step)):
         return
-    if step == last:
-        scores = quickstart.evaluate(config, directory / "hf")
-    else:
-        # As `load_pretrained` lays them out, so that the sampler is not compiled a second time.
-        model = models.read_config(directory / "hf")
-        one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        like = jax.tree.map(
-            lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=one),
-            models.abstract_params(model, jnp.float32),
-        )
-        params, _ = restore_params(directory / "checkpoints", like, step)
-        scores = quickstart.score(config, model, params, f"{directory.name}, step {step}")
+    # As `load_pretrained` lays them out, so that the sampler is not compiled a second time.
+    model = models.read_config(directory / "hf")
+    one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(
+        lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=one),
+        models.abstract_params(model, jnp.float32),
+    )
+    params, _ = restore_params(directory / "checkpoints", like, step)
+    scores = quickstart.score(config, model, params, f"{directory.name}, step {step}")
     write_evaluation(directory, step, scores)
 
 
 def _base(config: RunConfig, folder: Path) -> Measured:
     """The base model as a run of no steps."""
     directory = folder / "base"
-    scores = read_evaluations(directory).get(0)
-    if scores is None or not quickstart.is_current(config, scores):
-        scores = quickstart.evaluate(config, BASE_MODEL)
-        directory.mkdir(parents=True, exist_ok=True)
-        write_evaluation(directory, 0, scores)
+    scores = quickstart.scores_of(config, BASE_MODEL, directory, 0)
     return Measured(BASE, config.seed, directory, {}, [{"step": 0}], {0: scores})

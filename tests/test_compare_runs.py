@@ -214,7 +214,10 @@ def test_the_shipped_comparison_has_every_baseline_of_the_paper_and_ours():
     for path in shipped:
         objective = read_config(path).get("objective", {})
         assert parse_objective({"name": "curio", **objective}) in compared, path
-    assert comparison.controls(config) == ["vanilla SFT", "vanilla SFT, 0.4 x lr"]
-    rates = [run.get("optimizer", {}).get("learning_rate", 5e-4) for run in runs.values()]
+    slow = "vanilla SFT, 0.4 x lr, 630 steps"
+    assert comparison.controls(config) == ["vanilla SFT", slow]
+    rates = [float(run.get("optimizer", {}).get("learning_rate", 1)) for run in runs.values()]
     assert min(rates) == pytest.approx(0.4 * config.optimizer.learning_rate)
-    assert all(run.keys() <= {"objective", "checkpoint", "optimizer"} for run in runs.values())
+    assert runs[slow]["steps"] == pytest.approx(config.steps / 0.4)
+    others = [run for name, run in runs.items() if name not in comparison.controls(config)]
+    assert all(run.keys() == {"objective"} for run in others)

@@ -242,9 +242,10 @@ def equal_table(groups: Groups, plain: Sequence[str], k: int) -> Table:
                 values = differences(runs, groups[control], prefix, k) if name != control else []
                 cells[name].append(text(estimate(values), signed=True, of=len(values)))
     caption = (
-        "Seed by seed, the score minus that of the control where it has the same ID pass@1. The "
-        f"control's checkpoints, {checkpoint_text(groups[plain[0]])}, are joined by straight "
-        "lines. (n): n seeds only are in their range; -: none is, and nothing is extrapolated. "
+        "Seed by seed, the score minus that of the control where it has the same ID pass@1. "
+        "Straight lines join the control's checkpoints: "
+        f"{'; '.join(f'{name} at {checkpoint_text(groups[name])}' for name in plain)}. "
+        "(n): n seeds only are in their range; -: none is, and nothing is extrapolated. "
         "Format ignored: both scores by the search alone. Early checkpoints have not learnt the "
         "answer format, which flatters slow methods in the strict columns."
     )

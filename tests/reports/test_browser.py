@@ -13,6 +13,8 @@ from curiojax.reports import page, tokens
 from curiojax.reports.training import write_training_report
 
 from . import samples
+from .test_comparison_report import NAMES
+from .test_comparison_report import write as write_comparison
 
 pytestmark = pytest.mark.browser
 
@@ -251,6 +253,28 @@ def test_token_colours_are_ordered_even_and_keep_the_text_readable(browser, repo
         for half in halves:
             steps = [b - a for a, b in itertools.pairwise(half)]
             assert all(s > 0 for s in steps) if dark else all(s < 0 for s in steps)
+
+
+def test_a_comparison_draws_all_methods_and_drops_one_everywhere(browser, tmp_path):
+    path = write_comparison(tmp_path / "comparison.html")
+    requests = open_page(browser, path)
+    assert {url.split(":")[0] for url in requests} <= {"file", "data", "blob"}, requests
+    assert complaints(browser) == []
+    assert browser.find_element("id", "plot-plane").rect["width"] > 900
+    marks = "return document.querySelectorAll('#plot-plane .scatterlayer .points path').length"
+    assert browser.execute_script(marks) == len(NAMES) + 2  # the control's path has three
+    lines = "#plot-entropy_all .scatterlayer .js-line"
+    drawn = browser.execute_script(
+        "return [...document.querySelectorAll(arguments[0])].map((l) => l.getTotalLength())", lines
+    )
+    assert len(drawn) == 3 * len(NAMES) and min(drawn) > 50
+    chips = browser.find_elements("css selector", ".chip")
+    assert [chip.text for chip in chips] == NAMES
+    chips[8].click()
+    assert len(browser.find_elements("css selector", lines)) == 3 * (len(NAMES) - 1)
+    assert browser.execute_script(marks) == len(NAMES) + 1
+    ring = chips[8].find_element("css selector", ".dot")
+    assert ring.value_of_css_property("background-color") == "rgba(0, 0, 0, 0)"
 
 
 def test_hostile_text_is_shown_and_never_run(browser, tmp_path):
