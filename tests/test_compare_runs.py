@@ -77,7 +77,7 @@ def test_everything_is_measured_and_written(compared):
     tables = (output / "tables.md").read_text()
     assert tables.count("| OXA |") == 4 and "±" in tables
     report = (output / "report.html").read_text()
-    for piece in ("plot-entropy_top20", "plot-plane", "format ignored", "2 seeds"):
+    for piece in ("plot-entropy_top20", "plot-plane-1", "format ignored", "2 seeds"):
         assert piece in report
 
 
