@@ -77,7 +77,7 @@ def test_everything_is_measured_and_written(compared):
     tables = (output / "tables.md").read_text()
     assert tables.count("| OXA |") == 4 and "±" in tables
     report = (output / "report.html").read_text()
-    for piece in ("plot-entropy_top20", "plot-plane", "format ignored", "2 seeds"):
+    for piece in ("plot-entropy_top20", "plot-plane-1", "format ignored", "2 seeds"):
         assert piece in report
 
 
@@ -160,13 +160,13 @@ def test_given_runs_side_by_side(tool, compared, tmp_path, capsys):
     vanilla = str(output / "seed-0" / "vanilla-sft")
     page = tmp_path / "page.html"
     tool.main([vanilla, str(started), "--output", str(page)])
-    shown = capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
     assert "oxa ul_weight=0.1" in shown and "4, unfinished" in shown
     assert "No ratio is given" in shown
     assert "search hard" in shown  # the finished one was evaluated
     assert "plot-entropy_top20" in page.read_text()
     tool.main([str(output / "seed-0"), "--output", str(page)])  # a folder of runs; its own page
-    shown = capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
     assert "unfinished" not in shown and "ratio" in shown and "1.00" in shown
     with pytest.raises(ConfigError, match="neither a run directory"):
         tool.main([str(tmp_path)])

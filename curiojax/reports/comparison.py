@@ -19,6 +19,11 @@ from curiojax.reports.catalogue import Chart, Group, Series
 # What tells a page of ours from a file that somebody else put there.
 MARK = '<meta name="generator" content="curiojax comparison">'
 
+PLANES_CSS = """
+.planes { grid-template-columns: 1fr; }
+.planes .card .plot { height: 26rem; }
+"""
+
 # Those whose noise over seeds is drawn.
 AVERAGED = ("entropy", "entropy_top20", "entropy_rest", "sft_nll")
 
@@ -55,7 +60,7 @@ def write_comparison_report(
     title: str,
     runs: Mapping[str, Sequence[Sequence[charts.Row]]],
     tables: Mapping[str, Mapping[str, Any]],
-    plane: Plane | None = None,
+    planes: Sequence[Plane] = (),
     notes: Sequence[str] = (),
     config_text: str | None = None,
 ) -> Path:
@@ -66,7 +71,7 @@ def write_comparison_report(
       title: heading of the report.
       runs: for each method, in the order of its colours, the `metrics.jsonl` of each of its runs.
       tables: by heading, {"columns": [str], "rows": [[cell]], "caption": str or None}.
-      plane: figure of what is kept at which accuracy.
+      planes: figures of what is kept at which accuracy.
       notes: paragraphs of plain text below the heading.
       config_text: shown collapsed at the end.
 
@@ -80,13 +85,19 @@ def write_comparison_report(
         page.section(heading, page.table(t["columns"], t["rows"], t.get("caption")), f"table-{i}")
         for i, (heading, t) in enumerate(tables.items())
     ]
-    if plane is not None and curve_html and (figure := plane_figure(plane, list(runs))) is not None:
-        figures["plot-plane"] = training.plain(figure)
-        heading = f"{plane.y_title} against {plane.x_title}"
-        drawn = charts.card("plane", heading, "", plane.caption, "")
-        # The script finds charts anywhere; their legend is the toolbar of the curves.
+    cards = []
+    for number, plane in enumerate(planes):
+        figure = plane_figure(plane, list(runs))
+        if figure is not None and curve_html:
+            identifier = f"plane-{number}"
+            figures[f"plot-{identifier}"] = training.plain(figure)
+            heading = f"{plane.y_title} against {plane.x_title}"
+            cards.append(charts.card(identifier, heading, "", plane.caption, ""))
+    if cards:
+        # Inside the curves' element, so that the toolbar stays in sight.
         last = curve_html.rindex("</div>")
-        section = page.section("What is kept at which accuracy", drawn, "plane")
+        grid = f'<div class="grid planes">{"".join(cards)}</div>'
+        section = page.section("What is kept at which accuracy", grid, "planes")
         curve_html = curve_html[:last] + section + curve_html[last:]
     body.append(curve_html)
     if config_text:
@@ -102,7 +113,7 @@ def write_comparison_report(
             page.json_block("settings", {"smoothing_points": window}),
         ],
         scripts=[get_plotlyjs(), page.asset("report.js")] if figures else [page.asset("report.js")],
-        css=charts.run_css() + ".card .plot#plot-plane{height:26rem}",
+        css=charts.run_css() + PLANES_CSS,
     )
     return training.save(path, document.replace("<head>", f"<head>\n{MARK}", 1))
 

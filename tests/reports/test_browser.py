@@ -260,8 +260,8 @@ def test_a_comparison_draws_all_methods_and_drops_one_everywhere(browser, tmp_pa
     requests = open_page(browser, path)
     assert {url.split(":")[0] for url in requests} <= {"file", "data", "blob"}, requests
     assert complaints(browser) == []
-    assert browser.find_element("id", "plot-plane").rect["width"] > 900
-    marks = "return document.querySelectorAll('#plot-plane .scatterlayer .points path').length"
+    assert browser.find_element("id", "plot-plane-0").rect["width"] > 900
+    marks = "return document.querySelectorAll('#plot-plane-0 .scatterlayer .points path').length"
     assert browser.execute_script(marks) == len(NAMES) + 2  # the control's path has three
     lines = "#plot-entropy_all .scatterlayer .js-line"
     drawn = browser.execute_script(

@@ -28,7 +28,7 @@ def write(path, **options):
         "title": "Methods",
         "runs": methods(),
         "tables": {"Accuracy": {"columns": ["run", "x"], "rows": [["SFT", "0.4 ± 0.1 (2)"]]}},
-        "plane": Plane("ID", "hard", paths, "Large marks are ends."),
+        "planes": [Plane("ID", "hard", paths, "Large marks are ends.")],
         "notes": ["3 seeds."],
     }
     return write_comparison_report(path, **(given | options))
@@ -54,9 +54,8 @@ def test_seeds_become_means_and_standard_errors():
 def test_the_figures_show_every_method_with_its_error(tmp_path):
     path = write(tmp_path / "c.html")
     drawn = figures(path)
-    assert {"plot-entropy_top20", "plot-entropy_rest", "plot-entropy_all", "plot-plane"} <= set(
-        drawn
-    )
+    wanted = ("entropy_top20", "entropy_rest", "entropy_all", "plane-0")
+    assert {f"plot-{name}" for name in wanted} <= set(drawn)
     traces = drawn["plot-entropy_all"]["data"]
     assert len(traces) == 3 * len(NAMES)  # both edges of the band, and the mean
     low, high, mean = ([t["y"] for t in traces[i::3]] for i in range(3))
@@ -65,14 +64,14 @@ def test_the_figures_show_every_method_with_its_error(tmp_path):
     # The ninth has the first one's colour, but a dashed line.
     first, ninth = traces[2]["line"], traces[3 * 8 + 2]["line"]
     assert first["color"] == ninth["color"] and "dash" in ninth and "dash" not in first
-    plane = drawn["plot-plane"]["data"]
+    plane = drawn["plot-plane-0"]["data"]
     assert [t["meta"]["run"] for t in plane] == [0, *range(1, len(NAMES))]
     assert plane[0]["mode"] == "lines+markers" and plane[1]["mode"] == "markers"
     assert plane[0]["x"] == [0.1, 0.2, 0.3]
 
 
 def test_one_seed_has_no_band(tmp_path):
-    path = write(tmp_path / "c.html", runs={"a": [samples.run(5, curio=False)]}, plane=None)
+    path = write(tmp_path / "c.html", runs={"a": [samples.run(5, curio=False)]}, planes=[])
     (trace,) = figures(path)["plot-entropy_all"]["data"]
     assert trace["meta"]["run"] == 0
     assert "standard error" not in path.read_text().partition("figures")[0]
