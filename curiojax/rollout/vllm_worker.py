@@ -12,6 +12,7 @@ nothing of this package, and nothing but torch, safetensors and vLLM.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,7 +204,8 @@ def find_problem(
             return f"{name} has dtype {files.dtype(name)}"
     for name in names:
         for chunk in files.tensor(name).flatten().split(CHUNK):
-            if not torch.isfinite(chunk.to(device)).all().item():
+            # Both infinities and NaN come through, at a fraction of the cost of looking at each.
+            if not math.isfinite(chunk.to(device).abs().max().item()):
                 return f"{name} has values that are not finite"
     return None
 

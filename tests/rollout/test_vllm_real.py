@@ -230,11 +230,17 @@ def not_finite(folder, tensors):
     tensors["model.layers.1.self_attn.q_proj.bias"][3] = np.nan
 
 
+def infinite(folder, tensors):
+    tensors["model.embed_tokens.weight"][190, 7] = -np.inf
+
+
 def extra(folder, tensors):
     tensors["model.layers.1.mlp.up_proj.bias"] = np.zeros(160, np.float32)
 
 
-@pytest.mark.parametrize("damage", [missing, misshapen, not_finite, extra, "truncated", "gone"])
+@pytest.mark.parametrize(
+    "damage", [missing, misshapen, not_finite, infinite, extra, "truncated", "gone"]
+)
 def test_broken_weights_are_refused_and_the_old_ones_serve_on(rollout, monkeypatch, damage):
     rollout.sync(random_params(4), 11)
     write = rollout._store.write
