@@ -200,6 +200,7 @@ class Rollout(Section):
       base_urls: servers that run already, instead of starting some.
       num_servers: servers to start; null: one per device, or one where no devices are named.
       devices: GPUs that belong to the servers, shared out evenly; the trainer takes the others.
+      weights_dir: where weights are handed to the servers: in memory, with room for two versions.
       extra_args: further command-line arguments of the servers.
       timeout_seconds: of one request, which is one prompt with all its completions.
       keep_steps: completions of how many last steps stay on disk; null: of all.
@@ -217,6 +218,7 @@ class Rollout(Section):
     base_urls: tuple[str, ...] = ()
     num_servers: int | None = Field(default=None, ge=1)
     devices: tuple[int, ...] = ()
+    weights_dir: str = "/dev/shm"
     extra_args: tuple[str, ...] = ()
     timeout_seconds: float = Field(default=1800, gt=0)
     keep_steps: int | None = Field(default=None, ge=1)

@@ -40,6 +40,7 @@ def start_engine(recipe: Recipe, state: TrainState, directory: Path) -> Rollout:
         dtype=recipe.model.compute_dtype or "float32",
         temperature=section.temperature,
         extra_args=section.extra_args,
+        weights_dir=section.weights_dir,
         request_timeout_seconds=section.timeout_seconds,
     )
     engine = VllmRollout(recipe.model, checkpoint, settings)

@@ -45,6 +45,7 @@ NOT_IDENTITY = (
     "rollout.base_urls",
     "rollout.num_servers",
     "rollout.devices",
+    "rollout.weights_dir",
     "rollout.extra_args",
     "rollout.timeout_seconds",
     "rollout.keep_steps",
