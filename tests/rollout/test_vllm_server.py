@@ -105,8 +105,10 @@ def test_a_killed_server_comes_back_with_its_weights(checkpoint, settings, victi
 
 
 TRAINER = """
-    import sys, threading, time
+    import signal, sys, threading, time
     from pathlib import Path
+    # A background job of a shell ignores it, and so would all its descendants.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.path[:0] = [{tests!r}]
     from test_vllm_client import CONFIG, PROMPTS, SAMPLING
     from curiojax.rollout.vllm import VllmRollout, VllmSettings
@@ -139,7 +141,7 @@ def test_servers_end_with_the_trainer(checkpoint, tmp_path, how):
     assert len(pids) == 3 and all(map(alive, pids))
     [file] = shared(pids)
     trainer.send_signal(how)
-    trainer.wait()
+    trainer.wait(timeout=60)
     wait_for(lambda: not any(map(alive, pids)))
     wait_for(lambda: not any(Path(p).exists() for p in (file, run_dir, weights)))
 
