@@ -168,8 +168,9 @@ def test_given_runs_side_by_side(tool, compared, tmp_path, capsys):
     tool.main([str(output / "seed-0"), "--output", str(page)])  # a folder of runs; its own page
     shown = " ".join(capsys.readouterr().out.split())
     assert "unfinished" not in shown and "ratio" in shown and "1.00" in shown
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="neither a run directory"):
-        tool.main([str(tmp_path)])
+        tool.main([str(tmp_path / "empty")])
     with pytest.raises(ConfigError, match="not a run directory"):
         tool.main([str(tmp_path / "nothing")])
 
