@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.compilation_cache import compilation_cache as cache
 
 from curiojax import models, progress, quickstart
 from curiojax.config import RunConfig, read_yaml, to_yaml
@@ -127,6 +128,7 @@ def compilation_cache() -> Iterator[None]:
         finally:
             for name, value in before.items():
                 jax.config.update(name, value)
+            cache.reset_cache()  # or JAX would go on writing to the folder
 
 
 def measured(directory: Path, *, name: str | None = None, seed: int | None = None) -> Measured:
