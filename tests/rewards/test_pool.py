@@ -216,6 +216,9 @@ def test_workers_killed_at_random_lose_no_item():
         killer.start()
         try:
             grades = pool.grade([Item(f"sleep:0.0{k:04d}", "") for k in range(1, 600)])
+            deadline = time.monotonic() + 60
+            while pool.stats.replaced <= 3 and time.monotonic() < deadline:  # a fast machine
+                time.sleep(0.1)
         finally:
             stop.set()
             killer.join()
@@ -223,7 +226,7 @@ def test_workers_killed_at_random_lose_no_item():
         assert all(grade.status in {"ok", "crash"} for grade in grades)
         # A crash takes two kills in a row on one item.
         assert sum(grade.status == "crash" for grade in grades) < 20
-        assert pool.stats.replaced > 0
+        assert pool.stats.replaced > 3
 
 
 def test_a_stopped_worker_is_replaced(pool):
