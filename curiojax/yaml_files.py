@@ -58,6 +58,7 @@ def read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         key, separator, text = override.partition("=")
         if not separator or not key:
             raise ConfigError(f"{override!r} is not an override; write key=value")
+        value: Any
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError:
