@@ -123,7 +123,7 @@ class Rollout(Protocol):
           on_group: called as `on_group(i, completions)`, from one thread at a time, as soon as all
             completions of prompt i are there; the others may still be under way.
           keys: whole numbers below 2^31 that stand for the prompts in the seeds of their draws;
-            None: their positions. With keys of their own, prompts get the same draws in any company.
+            None: their positions. With them, a prompt has the same draws in any company.
 
         Returns:
           For every prompt, its completions by sample index.
