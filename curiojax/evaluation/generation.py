@@ -45,14 +45,22 @@ class CompletionFile:
     """The completions of one benchmark, on disk and in memory.
 
     Attributes:
+      prompts: token ids by question id.
       answers: for every question id that is through, its completions by sample index.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any], samples: int):
+    def __init__(
+        self,
+        path: Path,
+        identity: Mapping[str, Any],
+        prompts: Mapping[str, Sequence[int]],
+        samples: int,
+    ):
         """Opens the file, or begins it.
 
         Args:
           identity: what the completions depend on: model, sampling, template; plain JSON values.
+          prompts: token ids by question id; completions of other questions stay unread.
           samples: completions per question.
 
         Raises:
@@ -60,7 +68,8 @@ class CompletionFile:
         """
         self.answers: dict[str, list[Answer]] = {}
         self._partial: dict[str, list[Answer]] = {}
-        self._samples = samples
+        self.path = path
+        self.prompts, self._samples = prompts, samples
         header = {"version": VERSION, **identity, "samples": samples}
         self._journal = Journal(path, header, self._take)
         # A kill may have cut a question's completions short; they are sampled again, and the last
@@ -73,6 +82,7 @@ class CompletionFile:
         self._journal.append(
             {
                 "question": question,
+                "prompt": _digest(self.prompts[question]),
                 "sample": sample,
                 "text": answer.text,
                 "finish": answer.finish,
@@ -92,6 +102,13 @@ class CompletionFile:
 
     def _take(self, line: dict[str, Any]) -> None:
         question = line["question"]
+        if question not in self.prompts:  # of a run with a larger limit
+            return
+        if line["prompt"] != _digest(self.prompts[question]):
+            raise ConfigError(
+                f"output_dir: question {question} of {self.path} had another prompt; was the "
+                "benchmark's file changed? choose another folder"
+            )
         if line["sample"] == 0:
             self._partial[question] = []
         group = self._partial[question]
@@ -127,7 +144,6 @@ def missing(benchmark: Benchmark, file: CompletionFile) -> list[str]:
 
 def generate(
     benchmark: Benchmark,
-    prompts: Mapping[str, Sequence[int]],
     file: CompletionFile,
     engine: Rollout | None,
     sampling: Sampling,
@@ -140,14 +156,13 @@ def generate(
     """Samples what `file` lacks.
 
     Args:
-      prompts: token ids by question id.
       engine: None is enough where nothing fits the context.
       context: the model's positions. A question whose prompt leaves no room for a whole response
         gets empty completions that finish as `prompt_too_long`: it counts as wrong, and is counted.
       decode: token ids to texts, without special tokens.
       progress: called with (completions done, in all, **statistics) after every question.
     """
-    todo = missing(benchmark, file)
+    prompts, todo = file.prompts, missing(benchmark, file)
     total = len(benchmark.questions) * sampling.n
     begun, drawn = time.monotonic(), 0
     for question in todo:
@@ -176,6 +191,10 @@ def generate(
             on_group=lambda i, group, part=part: keep(part[i], group),
             keys=[number(question) for question in part],
         )
+
+
+def _digest(prompt: Sequence[int]) -> str:
+    return f"{number(','.join(map(str, prompt))):08x}"
 
 
 def number(text: str) -> int:

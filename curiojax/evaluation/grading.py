@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-from curiojax.evaluation.generation import Answer
+from curiojax.evaluation.generation import Answer, number
 from curiojax.evaluation.journal import Journal
 from curiojax.evaluation.questions import Benchmark, Verdict
 from curiojax.rewards.pool import Grade, Item
@@ -21,8 +21,6 @@ VERSION = 1
 # Completions under way at a time: enough for all workers, few enough to be written down soon.
 CHUNK = 512
 
-Verdicts = dict[str, list[Verdict]]
-
 
 class Grader(Protocol):
     """The part of `curiojax.rewards.pool.RewardPool` that is needed here."""
@@ -30,79 +28,94 @@ class Grader(Protocol):
     def submit(self, item: Item) -> Future[Grade]: ...
 
 
-def grade_path(directory: Path, benchmark: str, verifier: str) -> Path:
-    """Where the grades of a benchmark by a verifier are kept."""
-    return directory / "grades" / f"{benchmark}.{re.sub(r'[^A-Za-z0-9_-]', '-', verifier)}.jsonl"
-
-
-def grade(
-    benchmark: Benchmark,
-    verifier: str,
-    answers: Mapping[str, Sequence[Answer]],
-    path: Path,
-    identity: Mapping[str, Any],
-    grader: Grader | None,
-    *,
-    progress: Callable[..., None] | None = None,
-) -> Verdicts:
-    """Grades what `path` lacks, and returns the verdicts on all completions by question id.
+class GradeFile:
+    """The verdicts of one verifier on the completions of one benchmark, on disk and in memory.
 
     The format is not asked for: as in the paper's evaluation, an answer counts wherever the
     verifier finds it.
-
-    Args:
-      answers: completions by question id.
-      identity: of the completions, plain JSON values.
-      grader: None is enough where everything is graded already.
-      progress: called with (completions done, in all).
-
-    Raises:
-      ConfigError: `path` holds the grades of something else.
     """
-    header = {
-        "version": VERSION,
-        **identity,
-        "verifier": verifier,
-        "math-verify": version("math-verify"),
-    }
-    known: dict[tuple[str, int], Verdict] = {}
 
-    def take(line: dict[str, Any]) -> None:
-        verdict = Verdict(*(line[key] for key in Verdict._fields))
-        known[line["question"], line["sample"]] = verdict
+    def __init__(
+        self,
+        directory: Path,
+        benchmark: Benchmark,
+        verifier: str,
+        answers: Mapping[str, Sequence[Answer]],
+        identity: Mapping[str, Any],
+    ):
+        """Opens the file, or begins it.
 
-    items = {
-        (question.id, sample): Item(
-            answer.text, question.ground_truth, answer.finish == "stop", verifier, "none"
-        )
-        for question in benchmark.questions
-        for sample, answer in enumerate(answers[question.id])
-    }
-    with Journal(path, header, take) as journal:
-        todo = [key for key in items if key not in known]
+        Args:
+          directory: of the evaluation.
+          answers: completions of every question, by its id.
+          identity: of the completions, plain JSON values.
+
+        Raises:
+          ConfigError: the file holds the grades of something else.
+        """
+        self._items = {
+            (question.id, sample): Item(
+                answer.text, question.ground_truth, answer.finish == "stop", verifier, "none"
+            )
+            for question in benchmark.questions
+            for sample, answer in enumerate(answers[question.id])
+        }
+        self._known: dict[tuple[str, int], Verdict] = {}
+        header = {**identity, "verifier": verifier, "math-verify": version("math-verify")}
+        path = grade_path(directory, benchmark.name, verifier)
+        self._journal = Journal(path, {"version": VERSION, **header}, self._take)
+
+    @property
+    def missing(self) -> list[tuple[str, int]]:
+        """Question and sample of what is not graded yet."""
+        return [key for key in self._items if key not in self._known]
+
+    @property
+    def verdicts(self) -> dict[tuple[str, int], Verdict]:
+        """By question and sample."""
+        return dict(self._known)
+
+    def grade(self, grader: Grader, progress: Callable[..., None] | None = None) -> None:
+        """Grades what is missing.
+
+        Args:
+          progress: called with (completions done, in all).
+        """
+        todo, total = self.missing, len(self._items)
         for start in range(0, len(todo), CHUNK):
-            assert grader is not None
             part = todo[start : start + CHUNK]
-            futures = [grader.submit(items[key]) for key in part]
+            futures = [grader.submit(self._items[key]) for key in part]
             lines = []
-            for (question, sample), future in zip(part, futures, strict=True):
+            for key, future in zip(part, futures, strict=True):
                 found = future.result()
                 verdict = Verdict(found.correct, found.status, found.extracted)
-                known[question, sample] = verdict
-                lines.append({"question": question, "sample": sample, **verdict._asdict()})
-            journal.append(lines)
+                self._known[key] = verdict
+                names = {"question": key[0], "sample": key[1], "item": self._digest(key)}
+                lines.append({**names, **verdict._asdict()})
+            self._journal.append(lines)
             if progress is not None:
-                progress(len(items) - len(todo) + start + len(part), len(items))
-    return {
-        question.id: [known[question.id, j] for j in range(len(answers[question.id]))]
-        for question in benchmark.questions
-    }
+                progress(total - len(todo) + start + len(part), total)
+
+    def close(self) -> None:
+        self._journal.close()
+
+    def __enter__(self) -> GradeFile:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _take(self, line: dict[str, Any]) -> None:
+        key = line["question"], line["sample"]
+        # Where a ground truth was corrected since, the completion is graded again.
+        if key in self._items and line["item"] == self._digest(key):
+            self._known[key] = Verdict(*(line[name] for name in Verdict._fields))
+
+    def _digest(self, key: tuple[str, int]) -> str:
+        item = self._items[key]
+        return f"{number(f'{item.ground_truth}\0{item.finished}\0{item.response}'):08x}"
 
 
-def is_graded(benchmark: Benchmark, answers: Mapping[str, Sequence[Answer]], path: Path) -> bool:
-    """Whether a file looks as if it held every grade; only saves starting workers for nothing."""
-    wanted = 1 + sum(len(answers[question.id]) for question in benchmark.questions)
-    try:
-        return path.read_bytes().count(b"\n") >= wanted
-    except OSError:
-        return False
+def grade_path(directory: Path, benchmark: str, verifier: str) -> Path:
+    """Where the grades of a benchmark by a verifier are kept."""
+    return directory / "grades" / f"{benchmark}.{re.sub(r'[^A-Za-z0-9_-]', '-', verifier)}.jsonl"

@@ -152,6 +152,12 @@ class EvaluationConfig(Section):
         # Every run directory ends in /hf.
         return self.name or (path.parent.name if path.name == "hf" else "") or path.name
 
+    @property
+    def model_overrides(self) -> dict[str, Any]:
+        """What the `model` section changes about the checkpoint's own architecture."""
+        names = ("compute_dtype", "attention", "rope_theta", "max_position_embeddings")
+        return {name: getattr(self.model, name) for name in names}
+
 
 def load_settings(path: str | Path | None, overrides: Sequence[str] = ()) -> EvaluationConfig:
     """Reads a YAML file (or nothing) and applies `dotted.key=value` overrides.
