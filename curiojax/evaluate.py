@@ -64,29 +64,55 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def compare(arguments: Sequence[str]) -> None:
     """Prints how models differ on the same questions, the first one being compared with."""
-    from curiojax.evaluation.comparing import write_comparison
     from curiojax.evaluation.results_table import comparison_tables, read_results, results_tables
 
-    paths = [argument for argument in arguments if "=" not in argument or Path(argument).exists()]
-    options = read_overrides([argument for argument in arguments if argument not in paths])
-    for key in options:
-        if key != "output":
-            raise ConfigError(
-                f"{key}: compare takes folders or results.json files, and output=FILE"
-            )
+    paths = [Path(a) for a in arguments if "=" not in a or Path(a).exists()]
+    options = read_overrides([a for a in arguments if Path(a) not in paths])
+    if unknown := [key for key in options if key != "output"]:
+        raise ConfigError(f"{unknown[0]}: compare takes folders or results.json, and output=FILE")
     if len(paths) < 2:
         raise ConfigError("compare: needs two evaluations or more; name their folders")
-    results = [read_results(Path(path)) for path in paths]
+    results = told_apart(paths, [read_results(path) for path in paths])
     tables = [
         *results_tables(results),
         *(table for other in results[1:] for table in comparison_tables(results[0], other)),
     ]
     print_tables(tables)
     if "output" in options:
-        path = write_comparison(
-            Path(str(options["output"])), list(map(Path, paths)), results, tables
+        write_comparison(Path(str(options["output"])), paths, results, tables)
+
+
+def told_apart(paths: Sequence[Path], results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The results, those of equal names called after their folders as well."""
+    names = [result["name"] for result in results]
+    return [
+        {**result, "name": f"{result['name']} ({path})"}
+        if names.count(result["name"]) > 1
+        else result
+        for path, result in zip(paths, results, strict=True)
+    ]
+
+
+def write_comparison(
+    output: Path, paths: Sequence[Path], results: Sequence[dict[str, Any]], tables: Sequence[Any]
+) -> None:
+    """Writes the report of several models, their completions side by side."""
+    from curiojax.evaluation.rows import completion_rows
+    from curiojax.reports.evaluation import write_evaluation_report
+
+    folders = [path if path.is_dir() else path.parent for path in paths]
+    with progress.status("writing the report"):
+        write_evaluation_report(
+            output,
+            title=" and ".join(result["name"] for result in results),
+            results=results,
+            tables=[table._asdict() for table in tables],
+            completions={
+                result["name"]: completion_rows(directory, result)
+                for directory, result in zip(folders, results, strict=True)
+            },
         )
-        progress.print_pairs("written", {"report": path})
+    progress.print_pairs("written", {"report": output})
 
 
 def show_tables(results: Sequence[dict[str, Any]]) -> None:

@@ -70,6 +70,10 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
 
 
+def question_path(directory: Path, benchmark: str) -> Path:
+    return directory / "questions" / f"{benchmark}.jsonl"
+
+
 def completion_path(directory: Path, benchmark: str) -> Path:
     return directory / "completions" / f"{benchmark}.jsonl"
 

@@ -113,7 +113,8 @@ class GradeFile:
 
     def _digest(self, key: tuple[str, int]) -> str:
         item = self._items[key]
-        return f"{number(f'{item.ground_truth}\0{item.finished}\0{item.response}'):08x}"
+        text = "\0".join((item.ground_truth, str(item.finished), item.response))
+        return f"{number(text):08x}"
 
 
 def grade_path(directory: Path, benchmark: str, verifier: str) -> Path:

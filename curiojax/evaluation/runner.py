@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -36,6 +35,7 @@ from curiojax.evaluation.grading import GradeFile
 from curiojax.evaluation.perplexity import Tokens
 from curiojax.evaluation.questions import Benchmark, Sample, Verdict
 from curiojax.evaluation.results_table import results_tables
+from curiojax.evaluation.rows import completion_rows, write_questions
 from curiojax.evaluation.settings import EvaluationConfig, to_yaml
 from curiojax.evaluation.summary import means, overall_entropy, plain, summarise
 from curiojax.models import ModelConfig
@@ -101,6 +101,8 @@ def run_evaluation(config: EvaluationConfig) -> dict[str, Any]:
     work = [prepare(config, subject, entry) for entry in parse_entries(config.benchmarks)]
     with folder.lock(directory):
         folder.write_text(directory / folder.CONFIG, to_yaml(config))
+        for item in work:
+            write_questions(directory, item.benchmark)
         with Weights(config, subject.path, subject.config) as weights:
             sample(config, subject, work, directory, weights)
             if config.entropy:
@@ -111,7 +113,7 @@ def run_evaluation(config: EvaluationConfig) -> dict[str, Any]:
         grade(config, work, directory)
         results = summary(config, subject, work, demonstrations)
         folder.write_json(directory / folder.RESULTS, results)
-        report(config, subject, work, results, directory)
+        report(config, results, directory)
     return results
 
 
@@ -356,67 +358,20 @@ def software() -> dict[str, str | None]:
     return {name: of(name) for name in ("curiojax", "math-verify", "jax", "transformers")}
 
 
-def report(
-    config: EvaluationConfig,
-    subject: Subject,
-    work: list[Work],
-    results: dict[str, Any],
-    directory: Path,
-) -> None:
+def report(config: EvaluationConfig, results: dict[str, Any], directory: Path) -> None:
     """The report. The results are safe by now, so a failure here is a warning."""
-    name = results["name"]
     try:
         with progress.status("writing the report"):
             write_evaluation_report(
                 directory / folder.REPORT,
-                title=f"Evaluation of {name}",
+                title=f"Evaluation of {results['name']}",
                 results=[results],
                 tables=[table._asdict() for table in results_tables([results])],
-                completions={
-                    name: {
-                        item.benchmark.name: list(report_rows(item, subject.tokenizer))
-                        for item in work
-                    }
-                },
+                completions={results["name"]: completion_rows(directory, results)},
+                cap_bytes=int(config.report_megabytes * 1e6),
             )
     except Exception as error:
         print(
             f"warning: the report could not be written ({type(error).__name__}: {error})",
             file=sys.stderr,
         )
-
-
-def report_rows(item: Work, tokenizer: Any) -> Iterator[dict[str, Any]]:
-    """What the report shows of every completion."""
-    pieces = pieces_of(tokenizer)
-    private = item.benchmark.private
-    for question, row in zip(item.benchmark.questions, samples_of(item), strict=True):
-        prompt = "\n\n".join(message["content"] for message in question.messages)
-        for number, one in enumerate(row):
-            verdict = one.verdicts[item.benchmark.verifier]
-            yield {
-                "question": question.id,
-                "prompt": None if private else prompt,
-                "ground_truth": None if private else question.ground_truth,
-                "sample": number,
-                "text": one.text,
-                "pieces": None if one.entropies is None else [pieces(t) for t in one.tokens],
-                "entropies": one.entropies,
-                "extracted": verdict.extracted,
-                "correct": verdict.correct,
-                "status": verdict.status,
-                "finish": one.finish,
-                "tokens": len(one.tokens),
-            }
-
-
-def pieces_of(tokenizer: Any) -> Callable[[int], str]:
-    """The text of one token, remembered."""
-    known: dict[int, str] = {}
-
-    def piece(token: int) -> str:
-        if token not in known:
-            known[token] = tokenizer.decode([token])
-        return known[token]
-
-    return piece
