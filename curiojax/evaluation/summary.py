@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
@@ -14,6 +13,7 @@ from curiojax.evaluation.answers_stats import Answers, read_answers
 from curiojax.evaluation.diversity import text_diversity
 from curiojax.evaluation.estimators import bootstrap_standard_error, mean_of_benchmarks, pass_at_k
 from curiojax.evaluation.majority import maj_at_k
+from curiojax.evaluation.plain_values import plain
 from curiojax.evaluation.questions import Benchmark, Group, Sample
 from curiojax.evaluation.writing_stats import (
     count_faults,
@@ -27,7 +27,6 @@ from curiojax.evaluation.writing_stats import (
 
 _GROUPS: tuple[Group, ...] = get_args(Group)
 _BAR_TOKENS = 4_000_000  # the diversity of fewer takes too little time for a bar
-_DIGITS = 10
 
 
 def summarise(
@@ -143,23 +142,6 @@ def overall_entropy(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | 
     )
 
 
-def plain(value: Any) -> Any:
-    """The same with floats rounded to 10 significant digits, so that files are stable.
-
-    Raises:
-      ValueError: for NaN and infinity, which JSON does not have.
-    """
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError("a result is not a finite number")
-        return float(f"{value:.{_DIGITS}g}")
-    return value
-
-
 def _check(benchmark: Benchmark, samples: Sequence[Sequence[Sample]], available: int) -> int:
     """How many samples each question has."""
     if not samples or len(samples) != len(benchmark.questions):
@@ -212,8 +194,9 @@ def _votes(answers: Answers, count: int) -> dict[int, np.ndarray | None]:
 
 
 def _diversity(title: str, samples: Sequence[Sequence[Sample]], answers: Answers) -> dict[str, Any]:
-    tokens = [[s.tokens for s in row] for row in samples]
-    texts = [[s.text for s in row] for row in samples]
+    written = [[s for s in row if is_written(s)] for row in samples]
+    tokens = [[s.tokens for s in row] for row in written]
+    texts = [[s.text for s in row] for row in written]
     if sum(len(t) for row in tokens for t in row) < _BAR_TOKENS:
         measured = text_diversity(tokens, texts)
     else:
