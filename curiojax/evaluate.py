@@ -64,7 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def compare(arguments: Sequence[str]) -> None:
     """Prints how models differ on the same questions, the first one being compared with."""
-    from curiojax.evaluation.results_table import comparison_tables, read_results, results_tables
+    from curiojax.evaluation.results_comparison import comparison_tables
+    from curiojax.evaluation.results_file import read_results
+    from curiojax.evaluation.results_table import results_tables
 
     paths = [Path(a) for a in arguments if "=" not in a or Path(a).exists()]
     options = read_overrides([a for a in arguments if Path(a) not in paths])
@@ -106,7 +108,7 @@ def write_comparison(
             output,
             title=" and ".join(result["name"] for result in results),
             results=results,
-            tables=[table._asdict() for table in tables],
+            tables=[vars(table) for table in tables],
             completions={
                 result["name"]: completion_rows(directory, result)
                 for directory, result in zip(folders, results, strict=True)

@@ -14,9 +14,9 @@ from curiojax.data.pipeline import SupervisedData, build_dataset
 from curiojax.errors import ConfigError
 from curiojax.evaluation.engines import Weights
 from curiojax.evaluation.entropy import EntropyFile, measure
+from curiojax.evaluation.expert_tokens import expert_tokens
 from curiojax.evaluation.perplexity import Tokens
 from curiojax.evaluation.settings import EvaluationConfig
-from curiojax.evaluation.summary import expert_tokens
 from curiojax.models import ModelConfig
 from curiojax.sections import Data
 

@@ -34,7 +34,7 @@ def write_questions(directory: Path, benchmark: Benchmark) -> None:
 
 
 def completion_rows(directory: Path, results: Mapping[str, Any]) -> dict[str, list[Row]]:
-    """What a report shows of every completion, by benchmark; those whose files are gone are left out.
+    """What a report shows of every completion, by benchmark, as far as the files are there.
 
     Args:
       results: of the evaluation in `directory`.

@@ -33,11 +33,12 @@ from curiojax.evaluation.generation import (
 )
 from curiojax.evaluation.grading import GradeFile
 from curiojax.evaluation.perplexity import Tokens
+from curiojax.evaluation.plain_values import plain
 from curiojax.evaluation.questions import Benchmark, Sample, Verdict
 from curiojax.evaluation.results_table import results_tables
 from curiojax.evaluation.rows import completion_rows, write_questions
 from curiojax.evaluation.settings import EvaluationConfig, to_yaml
-from curiojax.evaluation.summary import means, overall_entropy, plain, summarise
+from curiojax.evaluation.summary import means, overall_entropy, summarise
 from curiojax.models import ModelConfig
 from curiojax.reports.evaluation import write_evaluation_report
 from curiojax.rewards.pool import RewardPool
@@ -366,7 +367,7 @@ def report(config: EvaluationConfig, results: dict[str, Any], directory: Path) -
                 directory / folder.REPORT,
                 title=f"Evaluation of {results['name']}",
                 results=[results],
-                tables=[table._asdict() for table in results_tables([results])],
+                tables=[vars(table) for table in results_tables([results])],
                 completions={results["name"]: completion_rows(directory, results)},
                 cap_bytes=int(config.report_megabytes * 1e6),
             )
