@@ -146,7 +146,8 @@ def _chosen(
             name = min(open_, key=lambda name: counts[name])
             number, question = waiting[name].pop(0)
             block = _block(question)
-            length = len(page.json_block("question-00000", block)) + 100 * question.completions
+            length = len(page.json_block("question-00000", block))
+            length += len(page.json_block("", _entry(question, 0)))
             if size + length <= cap_bytes:
                 size += length
                 counts[name] += question.completions
@@ -257,7 +258,7 @@ def _html(models: int, shown: int, total: int) -> str:
         f'<form class="filters" id="list-filters" role="search" aria-label="Completions">'
         f"{''.join(fields)}</form>{compare}"
         '<p class="found" id="list-found" role="status"></p>'
-        '<ol class="items" id="list-items"></ol>'
+        '<ol class="items" id="list-items" role="list"></ol>'
         '<button type="button" class="more" id="list-more" hidden></button>'
         '<div id="list-panel" class="panel" role="status" hidden></div>'
     )
