@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 
 import pytest
 
@@ -281,6 +282,29 @@ def test_the_cap_holds_and_questions_come_whole_and_spread():
     assert max(steps) <= 2 * 40 / len(places)
     assert f"{found.shown:,} of {found.total:,} completions are in this file" in found.html
     assert "spread evenly" in found.html
+
+
+def test_rows_that_are_not_shown_are_not_read():
+    class Lazy(Mapping):
+        read = 0
+
+        def __init__(self, line):
+            self.line = line
+
+        def __getitem__(self, key):
+            Lazy.read += key == "pieces"
+            return self.line[key]
+
+        def __iter__(self):
+            return iter(self.line)
+
+        def __len__(self):
+            return len(self.line)
+
+    rows = [Lazy(line) for line in long_rows(50, 1, 100)]
+    found = listing({"A": {"x": rows}}, cap_bytes=20_000)
+    assert 5 < found.shown < 20
+    assert Lazy.read <= found.shown + 1
 
 
 def test_a_question_that_is_too_large_is_left_out_and_nothing_else():
