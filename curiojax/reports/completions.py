@@ -9,32 +9,19 @@ page as text nodes there.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from curiojax import progress
 from curiojax.reports import charts, page, tokens
+from curiojax.reports.completion_rows import VERDICTS, Row, facts, sample, visible
 
-Row = Mapping[str, Any]
 Completions = Mapping[str, Mapping[str, Sequence[Row]]]
 
 CAP_BYTES = 20_000_000
 ENTROPY_TOP = 2.0  # nats; the colours end here, in all reports, so that they can be compared
 _HEAD_CHARACTERS = 160
-
-# Code, in the order of the filter; what it is called; and its mark.
-VERDICTS = (
-    ("correct", "Correct", "\u2713"),
-    ("wrong", "Wrong", "\u2717"),
-    ("no_answer", "No answer", "?"),
-    ("truncated", "Truncated", "\u2026"),
-    ("timeout", "Grading timed out", "!"),
-    ("failed", "Grading failed", "!"),
-    ("unverifiable", "Not gradable", "\u2013"),
-    ("not_sampled", "Prompt too long", "\u2013"),
-)
 
 
 @dataclass(frozen=True)
@@ -70,22 +57,6 @@ class _Taken:
     completions: int
     entry: dict[str, Any]
     block: dict[str, Any]
-
-
-def verdict(row: Row) -> str:
-    """The one word of `VERDICTS` for a completion."""
-    status, finish = row.get("status"), row.get("finish")
-    if row.get("correct"):
-        return "correct"
-    if finish == "prompt_too_long":
-        return "not_sampled"
-    if status in ("timeout", "unverifiable"):
-        return str(status)
-    if status in ("memory", "crash", "error", "too_long"):
-        return "failed"
-    if finish == "length":
-        return "truncated"
-    return "no_answer" if status == "no_answer" else "wrong"
 
 
 def listing(
@@ -169,7 +140,7 @@ def _chosen(groups: Mapping[str, Sequence[_Question]], cap_bytes: int) -> list[_
 
 def _read(question: _Question) -> _Taken:
     """Reads every row once, for they may come from a file."""
-    rows = [[dict(row) for row in own] for own in question.rows]
+    rows: list[list[Row]] = [[dict(row) for row in own] for own in question.rows]
     question = _Question(question.benchmark, question.id, rows)
     return _Taken(question.benchmark, question.completions, _entry(question), _block(question))
 
@@ -187,52 +158,21 @@ def _entry(question: _Question) -> dict[str, Any]:
     return {
         "id": page.visible(question.id),
         "head": None if prompt is None else page.visible(head),
-        "s": [[_facts(row) for row in rows] for rows in question.rows],
+        "s": [[facts(row) for row in rows] for rows in question.rows],
     }
-
-
-def _facts(row: Row) -> list[Any]:
-    """[verdict, whether cut at the limit, tokens, mean entropy in nats or None]"""
-    numbers = [v for e in row.get("entropies") or () if (v := page.finite(e, 8)) is not None]
-    mean = page.finite(math.fsum(numbers) / len(numbers), 4) if numbers else None
-    return [verdict(row), int(row.get("finish") == "length"), int(row.get("tokens") or 0), mean]
 
 
 def _block(question: _Question) -> dict[str, Any]:
     """What is shown of a question when it is open."""
     return {
-        "prompt": _visible(_any(question, "prompt")),
-        "truth": _visible(_any(question, "ground_truth")),
-        "s": [[_sample(row) for row in rows] for rows in question.rows],
-    }
-
-
-def _sample(row: Row) -> dict[str, Any]:
-    sample = {
-        "sample": int(row["sample"]),
-        "extracted": _visible(row.get("extracted")),
-        "status": page.visible(str(row.get("status"))),
-        "finish": page.visible(str(row.get("finish"))),
-    }
-    pieces, entropies = row.get("pieces"), row.get("entropies")
-    if pieces is None or entropies is None or len(pieces) != len(entropies):
-        return sample | {"text": _visible(row.get("text"))}
-    if not "".join(pieces).replace("\n", "").isprintable():
-        pieces = [page.visible(piece) for piece in pieces]
-    # Thousandths of a nat: whole numbers are short.
-    values = [page.finite(e, 8) for e in entropies]
-    return sample | {
-        "pieces": list(pieces),
-        "entropies": [None if v is None else round(1000 * v) for v in values],
+        "prompt": visible(_any(question, "prompt")),
+        "truth": visible(_any(question, "ground_truth")),
+        "s": [[sample(row) for row in rows] for rows in question.rows],
     }
 
 
 def _any(question: _Question, key: str) -> Any:
     return next((row.get(key) for rows in question.rows for row in rows), None)
-
-
-def _visible(text: Any) -> str | None:
-    return None if text is None else page.visible(str(text))
 
 
 def _html(models: int, shown: int, total: int) -> str:

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from curiojax.reports.completions import VERDICTS, verdict
+from curiojax.reports.completion_rows import VERDICTS, verdict
 from curiojax.reports.evaluation import write_evaluation_report
 
 from . import evaluation_samples as samples

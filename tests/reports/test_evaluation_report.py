@@ -8,7 +8,13 @@ from collections.abc import Mapping
 import pytest
 
 from curiojax.errors import ConfigError
-from curiojax.reports import completions, evaluation_curves, evaluation_planes, page
+from curiojax.reports import (
+    completion_rows,
+    completions,
+    evaluation_curves,
+    evaluation_planes,
+    page,
+)
 from curiojax.reports.evaluation import write_evaluation_report
 
 from . import evaluation_samples
@@ -176,8 +182,8 @@ def test_histograms_of_different_bins_are_compared_per_token():
     ],
 )
 def test_verdicts(changes, want):
-    assert completions.verdict(row(**changes)) == want
-    assert want in [code for code, _, _ in completions.VERDICTS]
+    assert completion_rows.verdict(row(**changes)) == want
+    assert want in [code for code, _, _ in completion_rows.VERDICTS]
 
 
 def test_the_list_holds_what_the_rows_say():
