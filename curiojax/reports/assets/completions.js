@@ -137,7 +137,9 @@
       signs.append(sign);
     });
     const correct = facts.filter(([verdict]) => verdict === "correct").length;
-    line.append(signs, make("span", facts.length ? `${correct} of ${facts.length} correct` : "no sample", "hint"));
+    const words = facts.length === 0 ? "no sample"
+      : facts.length === 1 ? verdictNames.get(facts[0][0]).name : `${correct} of ${facts.length} correct`;
+    line.append(signs, make("span", words, "hint"));
     return line;
   };
 
