@@ -38,7 +38,8 @@ def write_evaluation_report(
         {"question": str, "prompt": str or None if private, "ground_truth": str or None if private,
         "sample": int, "text": str, "pieces": [str] or None, "entropies": [nats] or None, as many
         as pieces, "extracted": str or None, "correct": bool, "status": str, "finish": str,
-        "tokens": int}.
+        "tokens": int}. A row may be a mapping that reads most of this from a file: nothing but
+        `question` and `sample` is asked of those that do not fit into the list.
       notes: paragraphs of plain text below the heading.
       cap_bytes: most that the list of completions may add to the file.
 
