@@ -192,11 +192,13 @@ def test_a_changed_file_is_read_again(tool, hub, tmp_path):
 def test_further_training_files_are_compared_too(tool, hub, tmp_path):
     out = tmp_path / "out"
     (out / "train").mkdir(parents=True)
-    rows = [{"question": ROWS["math500"][0]["problem"], "answer": "0.75"}]
+    # The first is dropped, but rows are numbered as they are in the file.
+    rows = [{"question": "", "answer": "1"}]
+    rows += [{"question": ROWS["math500"][0]["problem"], "answer": "0.75"}]
     write_rows(out / "train" / "mine.jsonl", rows)
     tool.main([str(out), "--train", "--benchmarks", "math500", "--accept", "math500"], hub)
     report = json.loads((out / "overlap.json").read_text())["sets"]
-    assert list(report) == ["mine"] and report["mine"]["rows"] == [0]
+    assert list(report) == ["mine"] and report["mine"]["rows"] == [1]
 
 
 def test_gpqa_is_not_quoted(tool, hub, tmp_path):
