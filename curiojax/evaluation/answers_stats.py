@@ -88,7 +88,7 @@ def answer_key(answer: str | None) -> str | None:
     r"""What answers are told apart by: the text in one spelling (`rewards.normalise.canonical`).
 
     Only texts are compared, since computer algebra on a model's text belongs in a process that can
-    be killed. So `\dfrac12` and `\frac{1}{2}` are one answer, but `\frac{1}{2}`, `1/2` and `0.5`
+    be killed. So `\dfrac{1}{2}` and `\frac12` are one answer, but `\frac{1}{2}`, `1/2` and `0.5`
     are three, though a verifier may accept all of them.
 
     Returns:
