@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curiojax.evaluation.diversity import (
+    Ngrams,
     compression_ratio,
-    count_ngrams,
     distinct_ngrams,
     ngram_diversity,
     text_diversity,
@@ -21,42 +21,45 @@ def grams(tokens, n):
 
 def test_jaccard_by_hand():
     # Bigrams {12, 23, 34} and {12, 23, 35}: 2 shared of 4. With {78} nothing is shared.
-    counts = count_ngrams([[1, 2, 3, 4], [1, 2, 3, 5], [7, 8]], [2])[2]
+    counts = Ngrams([[1, 2, 3, 4], [1, 2, 3, 5], [7, 8]]).count(2)
     assert counts.shared.tolist() == [[3, 2, 0], [2, 3, 0], [0, 0, 1]]
     assert ngram_diversity(counts) == pytest.approx(1 - (2 / 4 + 0 + 0) / 3)
     assert distinct_ngrams(counts) == pytest.approx(5 / 7)
 
 
 def test_repetition_counts_once_in_sets_and_each_time_in_distinct():
-    counts = count_ngrams([[5, 5, 5, 5], [5, 5]], [1, 2])
-    assert ngram_diversity(counts[1]) == 0
-    assert distinct_ngrams(counts[1]) == pytest.approx(1 / 6)
-    assert ngram_diversity(counts[2]) == 0
-    assert distinct_ngrams(counts[2]) == pytest.approx(1 / 4)
+    ngrams = Ngrams([[5, 5, 5, 5], [5, 5]])
+    for n, distinct in ((1, 1 / 6), (2, 1 / 4)):
+        assert ngram_diversity(ngrams.count(n)) == 0
+        assert distinct_ngrams(ngrams.count(n)) == pytest.approx(distinct)
 
 
 def test_ngrams_do_not_run_into_the_next_response():
-    counts = count_ngrams([[1, 2], [3, 4], [2, 3]], [2])[2]
+    counts = Ngrams([[1, 2], [3, 4], [2, 3]]).count(2)
     assert counts.total == counts.distinct == 3
     assert ngram_diversity(counts) == 1
 
 
 def test_responses_that_are_too_short():
-    counts = count_ngrams([[1, 2], [], [3]], [1, 2, 4])
-    assert counts[4].total == 0
-    assert ngram_diversity(counts[4]) is None and distinct_ngrams(counts[4]) is None
+    ngrams = Ngrams([[1, 2], [], [3]])
+    assert ngrams.count(4).total == 0
+    assert ngram_diversity(ngrams.count(4)) is None and distinct_ngrams(ngrams.count(4)) is None
     # The pair of the empty response and [3] has no bigram at all; the other two share none.
-    assert ngram_diversity(counts[2]) == 1
-    assert ngram_diversity(count_ngrams([[1, 2, 3]], [1])[1]) is None  # a single response
-    assert ngram_diversity(count_ngrams([], [1])[1]) is None
+    assert ngram_diversity(ngrams.count(2)) == 1
+    assert ngram_diversity(Ngrams([[1, 2, 3]]).count(1)) is None  # a single response
+    assert ngram_diversity(Ngrams([]).count(1)) is None
 
 
 @settings(max_examples=100, deadline=None)
 @given(
-    st.lists(st.lists(st.integers(0, 3) | st.just(150_000), max_size=12), min_size=1, max_size=5)
+    st.lists(st.lists(st.integers(0, 3) | st.just(150_000), max_size=12), min_size=1, max_size=5),
+    st.none() | st.integers(0, 13),
 )
-def test_counts_are_those_of_sets_of_tuples(responses):
-    for n, counts in count_ngrams(responses).items():
+def test_counts_are_those_of_sets_of_tuples(responses, first):
+    ngrams = Ngrams(responses)
+    responses = [r[:first] for r in responses]
+    for n in (1, 2, 3, 4):
+        counts = ngrams.count(n, first)
         sets = [set(grams(r, n)) for r in responses]
         expected = [[len(a & b) for b in sets] for a in sets]
         assert counts.shared.tolist() == expected
