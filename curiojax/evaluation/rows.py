@@ -80,8 +80,8 @@ def _rows(
                 "pieces": None
                 if found is None or pieces is None
                 else [*map(pieces, answer["tokens"])],
-                "entropies": found,
-                "extracted": verdict["extracted"],
+                "entropies": found if shown else None,
+                "extracted": verdict["extracted"] if shown else None,
                 "correct": verdict["correct"],
                 "status": verdict["status"],
                 "finish": answer["finish"],
