@@ -31,12 +31,14 @@ class Table:
       columns: their names, one per cell of every row.
       rows: cells are texts, numbers, or None for what is not known.
       caption: how to read it.
+      detail: a row for each benchmark, to look something up in; reports put it further down.
     """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
     caption: str
+    detail: bool = False
 
 
 def results_tables(results: Sequence[Results]) -> list[Table]:
@@ -171,7 +173,7 @@ def _pass_table(
         "the answer most of k samples give is right, equal texts being one answer."
     )
     columns = tuple(f"{score}@{k}" for score in ("pass", "maj") for k in ks)
-    return Table("pass@k and maj@k", ("model", "benchmark", *columns), tuple(rows), caption)
+    return _detail("pass@k and maj@k", ("model", "benchmark", *columns), rows, caption, results)
 
 
 def _faults_table(
@@ -191,7 +193,7 @@ def _faults_table(
         "grading ran out of time; questions whose prompt is too long (they count as wrong), and "
         "whose ground truth cannot be verified (they are left out)."
     )
-    return Table("What was amiss", columns, tuple(rows), caption)
+    return _detail("What was amiss", columns, rows, caption, results)
 
 
 def _writing_table(
@@ -216,7 +218,20 @@ def _writing_table(
         "Jaccard similarity of two responses to a question); compression of a question's responses "
         "(higher: more alike); different answers and different right answers per question."
     )
-    return Table("Length, entropy and diversity", columns, tuple(rows), caption)
+    return _detail("Length, entropy and diversity", columns, rows, caption, results)
+
+
+def _detail(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    caption: str,
+    results: Sequence[Results],
+) -> Table:
+    """A table with a row for each benchmark and model; of one model, its name needs no column."""
+    first = 1 if len(results) == 1 else 0
+    cut = tuple(tuple(row[first:]) for row in rows)
+    return Table(title, tuple(columns[first:]), cut, caption, detail=True)
 
 
 _FEWER = "In parentheses: over fewer benchmarks than in other rows."
