@@ -92,7 +92,7 @@ def load_records(
     Raises:
       ConfigError: nothing readable there, or no known schema (lists the columns found).
     """
-    table = _load_table(str(path), split, cache_dir)
+    table = load_table(str(path), split, cache_dir)
     if limit is not None:
         table = table.select(range(min(limit, len(table))))
     return Records(table, format, need)
@@ -104,9 +104,9 @@ def source_fingerprint(path: str | os.PathLike, split: str = "train") -> str:
     Raises:
       ConfigError: nothing readable there.
     """
-    files = _files(str(path))
+    files = local_files(str(path))
     if files is None:
-        return f"{split}:{_load_table(str(path), split, None)._fingerprint}"
+        return f"{split}:{load_table(str(path), split, None)._fingerprint}"
     return _hash(files)
 
 
@@ -116,7 +116,7 @@ def default_cache_dir() -> Path:
     return (Path(root) if root else Path.home() / ".cache" / "curiojax") / "data"
 
 
-def _files(path: str) -> list[str] | None:
+def local_files(path: str) -> list[str] | None:
     """The files a path names, or None for a folder or a hub id."""
     path = os.path.expanduser(path)
     if os.path.isdir(path):
@@ -142,11 +142,12 @@ def _files(path: str) -> list[str] | None:
     raise ConfigError(f"data.path: no such file or folder: {path}")
 
 
-def _load_table(path: str, split: str, cache_dir: str | os.PathLike | None) -> datasets.Dataset:
+def load_table(path: str, split: str, cache_dir: str | os.PathLike | None) -> datasets.Dataset:
+    """The rows of a source with all their columns; arguments and errors as of `load_records`."""
     import datasets  # a second to import, and the templates do not need it
 
     path = os.path.expanduser(path)
-    files = _files(path)
+    files = local_files(path)
     try:
         if files is not None:
             return _load_files(files, cache_dir)
