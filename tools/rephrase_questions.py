@@ -40,7 +40,6 @@ from curiojax.data.store import temporary_folder
 from curiojax.errors import ConfigError, exit_on_config_error
 from curiojax.reports.rephrase import Diff, write_rephrase_report
 
-_SPENT = ("replies", "tokens_in", "tokens_out", "cost", "characters_before", "characters_after")
 _OPTIONS = {"data.path": "--data", "data.split": "--split", "data.format": "--format"}
 
 
@@ -130,12 +129,13 @@ def write(
             progress=bar,
         )
     result = decisions.summary(decided, prices)
-    spent = {name.replace("_", " "): result[name] for name in _SPENT}
+    spent = {label: result[name] for name, label in decisions.SPENT.items()}
     notes = [
         f"{len(source):,} rows of {options.data}, rewritten by {request.model}. Gold answers are "
         "as they were.",
         "Removed words are struck through, new ones are marked. Of the rewritings that were taken "
-        "20 are shown, of those that a check rejected three for each reason, all drawn at random.",
+        "20 are shown, of those that a check rejected three for each reason, all drawn at random. "
+        "Rows count from 0.",
     ]
     if decided.tokens.guessed:
         notes.append(
@@ -145,7 +145,7 @@ def write(
     write_rephrase_report(
         job.report,
         title="Rephrased questions",
-        counts=dict(sorted(decided.statuses.items())),
+        counts=decided.kinds(),
         spent=spent,
         rejected=decided.rejected(),
         accepted=[diff(one) for one in decided.examples if one.reason is None],

@@ -18,6 +18,7 @@ _MAX_WORDS = 1500
 _WORD = re.compile(r"\\[A-Za-z]+|\w+|\s+|[^\w\s]")
 
 _CSS = """
+.table { max-width: 44rem; }
 :root { --del: #f9d3ca; --ins: #cdeccb; }
 @media screen and (prefers-color-scheme: dark) { :root { --del: #5e2b20; --ins: #1f4a26; } }
 .diff { margin: 0 0 1rem; background: var(--surface); border: 1px solid var(--line);
@@ -89,7 +90,7 @@ def write_rephrase_report(
     """
     body = [
         page.section("Rows", _pairs("became", "rows", counts), "rows"),
-        page.section("Spent", _pairs("", "", spent), "spent"),
+        page.section("Spent", _pairs("of the whole job", "amount", spent), "spent"),
         page.section("Rejected replies", _pairs("reason", "rows", rejected), "rejected"),
         page.section("Rewritings taken", _diffs(accepted), "taken"),
         page.section("Rewritings rejected", _diffs(kept), "kept"),

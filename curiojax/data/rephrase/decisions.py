@@ -13,6 +13,15 @@ from curiojax.data.rephrase.rows import Result, Source
 from curiojax.data.rephrase.template import Request
 
 REPHRASED, UNCHANGED, NOT_ASKED = "rephrased", "unchanged", "not asked"
+# What `summary` says of tokens and money, in words.
+SPENT = {
+    "replies": "replies",
+    "tokens_in": "tokens in",
+    "tokens_out": "tokens out",
+    "cost": "cost",
+    "characters_before": "characters of replaced questions before",
+    "characters_after": "characters of replaced questions after",
+}
 _EXAMPLES, _PER_REASON = 20, 3
 
 
@@ -53,6 +62,13 @@ class Decisions:
     characters: tuple[int, int] = (0, 0)
     examples: list[Example] = field(default_factory=list)
 
+    def kinds(self) -> dict[str, int]:
+        """Rows by the kind of their status, that is without its reason."""
+        counts: Counter[str] = Counter()
+        for status, count in self.statuses.items():
+            counts[status.partition(":")[0]] += count
+        return dict(sorted(counts.items()))
+
     def rejected(self) -> dict[str, int]:
         """Rows that kept their question because of a check, by reason; all reasons, in order."""
         return {reason: self.statuses[f"rejected: {reason}"] for reason in guards.REASONS}
@@ -81,6 +97,7 @@ def judge_rows(
     accepted: list[Example] = []
     rejected: dict[str, list[Example]] = {}
     before = after = 0
+    shown: set[str] = set()  # questions that are examples already
     for row, question in enumerate(source.questions):
         reply = None if question is None else cache.get(request.key(question))
         if question is None:
@@ -93,14 +110,18 @@ def judge_rows(
             verdict = guards.judge(question, reply, source.golds[row], limits)
             decisions.labelled += verdict.labelled
             example = Example(row, question, verdict.text, verdict.reason, verdict.detail)
+            new = question not in shown
+            shown.add(question)
             if verdict.reason is not None:
                 result = Result(f"rejected: {verdict.reason}")
-                rejected.setdefault(verdict.reason, []).append(example)
+                if new:
+                    rejected.setdefault(verdict.reason, []).append(example)
             elif verdict.text == question:
                 result = Result(UNCHANGED)
             else:
                 result = Result(REPHRASED, verdict.text)
-                accepted.append(example)
+                if new:
+                    accepted.append(example)
                 before, after = before + len(question), after + len(verdict.text)
         decisions.results.append(result)
         decisions.statuses[result.status] += 1

@@ -265,13 +265,13 @@ class _Run:
 
     def _show(self) -> None:
         if self._progress is not None:
-            outcome = self._outcome
+            outcome, cost = self._outcome, self._ledger.cost
             self._progress(
                 outcome.answered + len(outcome.failed),
                 len(self._questions),
                 in_flight=len(self._running),
                 at_most=self._window.size,
-                cost=self._ledger.cost,
+                cost=None if cost is None else f"{cost:.4g}",
             )
 
 

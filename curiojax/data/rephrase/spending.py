@@ -111,7 +111,7 @@ class Ledger:
     A request is sent only if its highest possible price still fits: a byte of the prompt is at most
     one token, a reply has at most the tokens it is limited to. What comes back is counted by its
     `usage`. A request that was sent and brought nothing back (a timeout) may have been billed, so
-    it is counted at its highest price.
+    it is counted at its highest price for as long as this run lasts.
     """
 
     def __init__(self, request: Request, prices: Prices, budget: float | None, tokens: Tokens):

@@ -255,6 +255,13 @@ def test_the_key_is_taken_out_of_what_comes_back(tmp_path):
         assert KEY not in str(error.value)
 
 
+def test_a_key_that_is_none_spoils_no_reply(tmp_path):
+    """Local servers take any key: `x`, `EMPTY`. Such a word is no secret, and part of texts."""
+    with Stub() as stub:
+        _, cache, _ = ask(stub, tmp_path, questions(1), key="is")
+    assert cache.get(REQUEST.key(questions(1)[0])).text == "What is 0 + 0?"
+
+
 @pytest.mark.parametrize(
     "url",
     ["host/v1", "ftp://h/v1", "https://u:secret@h/v1", "https://h/v1?key=secret", "http://:9"],

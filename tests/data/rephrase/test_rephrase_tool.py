@@ -32,11 +32,6 @@ def tool():
     return module
 
 
-@pytest.fixture(autouse=True)
-def _no_key(monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-
-
 @pytest.fixture
 def stub():
     with Stub() as stub:
