@@ -45,6 +45,8 @@ NOT_IDENTITY = (
     "rollout.base_urls",
     "rollout.num_servers",
     "rollout.devices",
+    "rollout.layout",
+    "rollout.memory_share",
     "rollout.weights_dir",
     "rollout.extra_args",
     "rollout.timeout_seconds",
