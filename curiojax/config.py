@@ -39,6 +39,16 @@ from curiojax.sections import (
     types_of,
 )
 from curiojax.stages import check_stage, default_objective, merge, with_defaults
+from curiojax.yaml_files import explain, read_config, read_overrides, read_yaml
+
+__all__ = [
+    "RunConfig",
+    "load_config",
+    "parse_config",
+    "parse_objective",
+    "read_config",
+    "read_yaml",
+]
 
 # What other programs call them, for the hint after an unknown key.
 ALIASES = {
@@ -202,53 +212,11 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
         invalid value.
     """
     values = {} if path is None else read_config(path)
-    # The overrides are one tree before they meet the file, so that their order does not matter.
-    said: dict[str, Any] = {}
-    for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator or not key:
-            raise ConfigError(f"{override!r} is not an override; write key=value")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            value = text
-        said = merge(said, _nest(key.strip().split("."), value))
+    said = read_overrides(overrides)
     if isinstance(values.get("objective"), dict):
         name = default_objective({**values, **said})
         values["objective"] = {"name": name, **values["objective"]}
     return parse_config(merge(values, said))
-
-
-def read_config(path: str | Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Reads a YAML file laid over the one that its `extends` names, if it does.
-
-    Raises:
-      ConfigError: an unreadable file, or one that extends itself.
-    """
-    values = read_yaml(path)
-    parent = values.pop("extends", None)
-    if parent is None:
-        return values
-    if not isinstance(parent, str):
-        raise ConfigError(f"extends: must be the path of a config file (it is {parent!r})")
-    path, below = Path(path), (*below, Path(path).resolve())
-    if (path.parent / parent).resolve() in below:
-        raise ConfigError(f"extends: {path} extends itself through {parent}")
-    return merge(read_config(path.parent / parent, below), values)
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Reads a YAML file that must hold a mapping."""
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such config file; see the folder configs/ for examples")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict | None):
-        raise ConfigError(f"{path}: must hold `key: value` lines, not a {type(values).__name__}")
-    return values or {}
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -256,43 +224,21 @@ def to_yaml(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _nest(keys: Sequence[str], value: Any) -> dict[str, Any]:
-    for key in reversed(keys):
-        value = {key: value}
-    return value
-
-
 def _explain(error: ValidationError, prefix: str = "") -> ConfigError:
     """The first problem of a validation error as one line: field, problem, remedy."""
     problem = error.errors(include_url=False)[0]
-    location = [str(part) for part in problem["loc"]]
-    path = ([prefix] if prefix else []) + location
+    path = ([prefix] if prefix else []) + [str(part) for part in problem["loc"]]
     # The discriminator of the objective union shows up in the location; it is no key of the file.
     name = "curio"
     if path[:1] == ["objective"] and len(path) > 1 and path[1] in ALL_OBJECTIVES:
         name = path.pop(1)
-    field = ".".join(path)
-    if problem["type"] == "extra_forbidden":
-        valid = valid_keys(objective=name)
-        if path[0] == "objective":
-            own = [key for key in valid if key.startswith("objective.")]
-            if not difflib.get_close_matches(field, own, n=1, cutoff=0.85):
-                return ConfigError(f"{field}: unknown key; {name} has {', '.join(own)}")
-        leaves = {key.rsplit(".", 1)[-1]: key for key in reversed(valid)} | ALIASES
-        if path[-1] in ALIASES:
-            return ConfigError(f"{field}: unknown key; did you mean {ALIASES[path[-1]]}?")
-        near = difflib.get_close_matches(field, valid, n=1, cutoff=0.6) or [
-            leaves[leaf] for leaf in difflib.get_close_matches(path[-1], leaves, n=1, cutoff=0.0)
-        ]
-        return ConfigError(f"{field}: unknown key; did you mean {near[0]}?")
-    if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        example = {"objective": "objective.name=NAME", "model": "model.path=DIR"}
-        hint = example.get(field, f"{field}.KEY=VALUE")
-        return ConfigError(f"{field}: is a section, not {problem['input']!r}; write {hint}")
-    message = problem["msg"].removeprefix("Value error, ")
-    given = problem.get("input")
-    shown = "" if isinstance(given, Mapping | BaseModel) else f" (it is {given!r})"
-    return ConfigError(f"{field}: {message}{shown}" if field else message)
+    field, valid = ".".join(path), valid_keys(objective=name)
+    if problem["type"] == "extra_forbidden" and path[0] == "objective":
+        own = [key for key in valid if key.startswith("objective.")]
+        if not difflib.get_close_matches(field, own, n=1, cutoff=0.85):
+            return ConfigError(f"{field}: unknown key; {name} has {', '.join(own)}")
+    examples = {"objective": "objective.name=NAME", "model": "model.path=DIR"}
+    return explain(problem, field, valid, aliases=ALIASES, examples=examples)
 
 
 def valid_keys(

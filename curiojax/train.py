@@ -10,11 +10,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from importlib import resources
 from pathlib import Path
 
 from curiojax.config import RunConfig, load_config
 from curiojax.errors import ConfigError, exit_on_config_error
+from curiojax.yaml_files import find_config, read_arguments
 
 USAGE = """\
 usage: python -m curiojax.train [CONFIG.yaml] [key=value ...]
@@ -36,7 +36,8 @@ def main(arguments: list[str] | None = None) -> None:
     if any(argument in ("-h", "--help") for argument in arguments):
         print(USAGE)
         return
-    config = read_arguments(arguments)
+    name, overrides = read_arguments(arguments)
+    config = load_config(find_config(name or "configs/quickstart.yaml"), overrides)
     leave_devices_to_servers(config)
     if config.rollout.shares_devices:
         from curiojax.training.memory import leave_memory_to_servers
@@ -58,32 +59,6 @@ def main(arguments: list[str] | None = None) -> None:
     from curiojax.training.sft import run_sft
 
     finish(run_sft(config))
-
-
-def read_arguments(arguments: list[str]) -> RunConfig:
-    """The config that the command line describes."""
-    files = [a for a in arguments if "=" not in a or Path(a).is_file()]
-    overrides = [a for a in arguments if a not in files]
-    if any(argument.startswith("-") for argument in arguments):
-        bad = next(argument for argument in arguments if argument.startswith("-"))
-        raise ConfigError(
-            f"{bad}: there are no flags; name the config file alone and write key=value, see --help"
-        )
-    if len(files) > 1:
-        raise ConfigError(f"{files[1]}: a second config file; give one, and key=value overrides")
-    return load_config(find_config(files[0] if files else "configs/quickstart.yaml"), overrides)
-
-
-def find_config(name: str) -> Path:
-    """A config file; `configs/...` is also found inside the installed package."""
-    if Path(name).is_file():
-        return Path(name)
-    package = Path(str(resources.files("curiojax")))
-    inside = name.removeprefix("configs/")
-    for folder in (package / "_configs", package.parent / "configs"):
-        if (folder / inside).is_file():
-            return folder / inside
-    return Path(name)  # reported as missing by whoever reads it
 
 
 def initialize_distributed() -> None:

@@ -6,14 +6,17 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "curiojax"
-LEAVES = {"errors", "objectives", "sections", "stages", "config", "sharding", "progress"}
+LEAVES = {
+    *("errors", "objectives", "sections", "stages", "config", "yaml_files", "sharding", "progress"),
+}
 ALLOWED = {
     "errors": set(),
     "objectives": set(),
     "progress": set(),
     "sections": set(),
     "stages": {"objectives", "sections"},
-    "config": {"errors", "objectives", "sections", "stages"},
+    "yaml_files": {"errors", "stages"},
+    "config": {"errors", "objectives", "sections", "stages", "yaml_files"},
     "sharding": {"errors"},
     "losses": set(),
     "models": {"config", "errors", "sharding"},

@@ -12,7 +12,7 @@ from curiojax.config import load_config, to_yaml
 from curiojax.data.worlds import BASE_MODEL, countdown
 from curiojax.errors import ConfigError
 from curiojax.rewards.countdown import parse_ground_truth
-from curiojax.train import find_config
+from curiojax.yaml_files import find_config
 
 TINY = """
 seed: 0

@@ -38,7 +38,8 @@ from curiojax.evaluation.comparison import (
     seconds_per_step,
 )
 from curiojax.reports.comparison import Plane, Point, check_target, write_comparison_report
-from curiojax.train import find_config, quiet_libraries
+from curiojax.train import quiet_libraries
+from curiojax.yaml_files import find_config
 
 Groups = Mapping[str, Sequence[Measured]]  # by method, one for each seed
 Table = dict[str, Any]

@@ -92,7 +92,7 @@ def load_records(
     Raises:
       ConfigError: nothing readable there, or no known schema (lists the columns found).
     """
-    table = _load_table(str(path), split, cache_dir)
+    table = load_table(str(path), split, cache_dir)
     if limit is not None:
         table = table.select(range(min(limit, len(table))))
     return Records(table, format, need)
@@ -106,7 +106,7 @@ def source_fingerprint(path: str | os.PathLike, split: str = "train") -> str:
     """
     files = _files(str(path))
     if files is None:
-        return f"{split}:{_load_table(str(path), split, None)._fingerprint}"
+        return f"{split}:{load_table(str(path), split, None)._fingerprint}"
     return _hash(files)
 
 
@@ -142,7 +142,14 @@ def _files(path: str) -> list[str] | None:
     raise ConfigError(f"data.path: no such file or folder: {path}")
 
 
-def _load_table(path: str, split: str, cache_dir: str | os.PathLike | None) -> datasets.Dataset:
+def load_table(
+    path: str, split: str = "train", cache_dir: str | os.PathLike | None = None
+) -> datasets.Dataset:
+    """The rows of a source as they are; arguments as of `load_records`.
+
+    Raises:
+      ConfigError: nothing readable there.
+    """
     import datasets  # a second to import, and the templates do not need it
 
     path = os.path.expanduser(path)

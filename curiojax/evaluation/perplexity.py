@@ -120,7 +120,7 @@ def score(
             missing = ~scores.known[batch.records]
             if not missing.any():
                 continue
-            arrays, sizes = _fill(batch, responses)
+            arrays, sizes = fill(batch, responses)
             device = {name: jax.device_put(array, sharding) for name, array in arrays.items()}
             log_probs = _run(run, params, device)
             # Summed here, in float64 and in order: the same for every mesh and batch.
@@ -209,7 +209,9 @@ def row_lengths(longest: int) -> Sequence[int]:
     return sizes
 
 
-def _fill(batch: Batch, responses: Responses) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def fill(
+    batch: Batch, responses: Sequence[Tokens] | Responses
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """The arrays of a forward pass, and how many tokens of each record are scored."""
     shape = (batch.rows, batch.length)
     names = ("tokens", "labels", "positions", "segment_ids")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from curiojax.errors import ConfigError
+from curiojax.evaluation.journal import Journal
 
 _VERSION = 1
 
@@ -43,17 +41,7 @@ class ScoreFile:
         self.tokens = np.zeros(count, np.int64)
         self.known = np.zeros(count, bool)
         header = {"version": _VERSION, "records": count, **identity}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.exists():
-                self._read(header)
-            self._stream = path.open("ab")
-            if self._stream.tell() == 0:
-                self._write(json.dumps(header) + "\n")
-        except OSError as error:
-            raise ConfigError(
-                f"--scores: {path} cannot be written ({error.strerror}); choose another folder"
-            ) from None
+        self._journal = Journal(path, header, self._take, field="--scores")
 
     def perplexity(self, records: Any = slice(None)) -> np.ndarray:
         """exp(nll) of all or some records, float64; NaN where unknown."""
@@ -68,52 +56,17 @@ class ScoreFile:
             values = {"nll": self.nll[record], "perplexity": perplexity}
             numbers = {k: float(v) if np.isfinite(v) else None for k, v in values.items()}
             line = {"record": record, "tokens": int(self.tokens[record]), **numbers}
-            lines.append(json.dumps(line) + "\n")
-        self._write("".join(lines))
+            lines.append(line)
+        self._journal.append(lines)
 
     def close(self) -> None:
-        self._stream.close()
+        self._journal.close()
 
     def __enter__(self) -> ScoreFile:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-    def _write(self, text: str) -> None:
-        self._stream.write(text.encode())
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-
-    def _read(self, header: dict[str, Any]) -> None:
-        whole = 0
-        with self.path.open("rb") as stream:
-            for number, line in enumerate(stream):
-                if not line.endswith(b"\n"):
-                    break
-                try:
-                    values = json.loads(line)
-                    if number == 0:
-                        self._check(values, header)
-                    else:
-                        self._take(values)
-                except (ValueError, KeyError, IndexError, TypeError) as error:
-                    if isinstance(error, ConfigError):
-                        raise
-                    raise ConfigError(
-                        f"--scores: {self.path}, line {number + 1} is damaged; remove the file to "
-                        "score again"
-                    ) from None
-                whole += len(line)
-        os.truncate(self.path, whole)
-
-    def _check(self, found: dict[str, Any], header: dict[str, Any]) -> None:
-        for key in header | found:
-            if found.get(key) != header.get(key):
-                raise ConfigError(
-                    f"--scores: {self.path} was made with {key} = {found.get(key)!r}, this is "
-                    f"{header.get(key)!r}; go back to the old value, or choose another folder"
-                )
 
     def _take(self, values: dict[str, Any]) -> None:
         record, nll = values["record"], values["nll"]

@@ -23,6 +23,7 @@ from curiojax.progress import format_rows, is_numeric
 _INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 # Joiners are ordinary spelling in several scripts and in emoji; line breaks and tabs are layout.
 _KEPT = {"\n", "\t", "\u200c", "\u200d"}
+_NARROW = 44  # characters that fit across a phone
 
 
 def visible(text: str) -> str:
@@ -67,8 +68,17 @@ def json_block(identifier: str, data: Any) -> str:
     return f'<script type="application/json" id="{escape(identifier)}">{text}</script>'
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], caption: str | None = None) -> str:
+def table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    caption: str | None = None,
+    *,
+    stack: bool = False,
+) -> str:
     """A table; numbers are right-aligned. Narrow screens get it turned by 90 degrees if that helps.
+
+    Where that does not help, because the rows are too many or their cells too long, `stack` gives
+    narrow screens one block per row, with a line for every column.
 
     Raises:
       ValueError: a row does not have one cell per column.
@@ -79,6 +89,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], caption: str | 
     cells = format_rows(rows) if columns else []
     upright = _table_element(columns, cells, numeric)
     note = f'<p class="caption">{escape(caption)}</p>' if caption else ""
+    if stack and len(columns) > 3 and rows and _turned_width(columns, cells) > _NARROW:
+        blocks = "".join(_stacked(columns, row) for row in cells)
+        stacked = f'<div class="narrow stack">{blocks}</div>'
+        return f'<div class="table wide">{upright}</div>{stacked}{note}'
     if not (len(columns) > 3 and 1 <= len(rows) <= 4):
         return f'<div class="table">{upright}</div>{note}'
     turned = _table_element(
@@ -87,6 +101,25 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], caption: str | 
         [False] + [True] * len(rows),
     )
     return f'<div class="table wide">{upright}</div><div class="table narrow">{turned}</div>{note}'
+
+
+def _turned_width(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """Characters that a table needs when turned, cells' padding included."""
+    longest = [max(map(len, row)) for row in rows]
+    return max(map(len, columns)) + sum(width + 2 for width in longest)
+
+
+def _stacked(columns: Sequence[str], row: Sequence[str]) -> str:
+    """One row of a table as a block of its own."""
+    pairs = "".join(
+        f"<div><dt>{escape(column)}</dt><dd>{_cell(text)}</dd></div>"
+        for column, text in zip(columns[1:], row[1:], strict=True)
+    )
+    return f"<section><h3>{_cell(row[0])}</h3><dl>{pairs}</dl></section>"
+
+
+def _cell(text: str) -> str:
+    return "\u2013" if text == "-" else escape(text)
 
 
 def _right_aligned(column: Sequence[Any]) -> bool:
@@ -104,8 +137,7 @@ def _table_element(
         if tag == "td" and i == 0:
             tag, scope = "th", ' scope="row"'
         number = " class=number" if numeric[i] else ""
-        shown = "\u2013" if text == "-" else escape(text)
-        return f"<{tag}{scope}{number}>{shown}</{tag}>"
+        return f"<{tag}{scope}{number}>{_cell(text)}</{tag}>"
 
     head = "".join(cell("th", text, i) for i, text in enumerate(columns))
     body = "".join(

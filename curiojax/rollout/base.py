@@ -113,6 +113,7 @@ class Rollout(Protocol):
         seed: int,
         *,
         on_group: OnGroup | None = None,
+        keys: Sequence[int] | None = None,
     ) -> list[list[Completion]]:
         """Samples `sampling.n` completions of every prompt, all with one version of the weights.
 
@@ -121,6 +122,8 @@ class Rollout(Protocol):
           seed: of all draws of the call.
           on_group: called as `on_group(i, completions)`, from one thread at a time, as soon as all
             completions of prompt i are there; the others may still be under way.
+          keys: whole numbers below 2^31 that stand for the prompts in the seeds of their draws;
+            None: their positions. With them, a prompt has the same draws in any company.
 
         Returns:
           For every prompt, its completions by sample index.

@@ -64,9 +64,10 @@ class JaxSampler:
         seed: int,
         *,
         on_group: OnGroup | None = None,
+        keys: Sequence[int] | None = None,
     ) -> list[list[Completion]]:
-        """As `curiojax.rollout.base.Rollout.generate`; completion (i, j) depends on `seed`, i, j,
-        the prompt and the settings only, up to rounding of the logits."""
+        """As `curiojax.rollout.base.Rollout.generate`; completion (i, j) depends on `seed`,
+        `keys[i]`, j, the prompt and the settings only, up to rounding of the logits."""
         params, version = self._in_use()
         with self._on_mesh():
             return _generate(
@@ -78,6 +79,7 @@ class JaxSampler:
                 version=version,
                 num_slots=self._num_slots,
                 on_group=on_group,
+                keys=keys,
             )
 
     def sync(self, params: Any, version: int) -> SyncReport:
@@ -157,6 +159,7 @@ def _generate(
     num_slots: int,
     version: int = 0,
     on_group: OnGroup | None = None,
+    keys: Sequence[int] | None = None,
     progress: Progress | None = None,
 ) -> list[list[Completion]]:
     _check(config, prompts, sampling, num_slots)
@@ -166,7 +169,7 @@ def _generate(
     groups: list[list[Any]] = [[None] * sampling.n for _ in prompts]
     missing = [sampling.n] * len(prompts)
     done, total = 0, len(prompts) * sampling.n
-    for finished in Schedule(params, config, prompts, sampling, seed, num_slots).run():
+    for finished in Schedule(params, config, prompts, sampling, seed, num_slots, keys).run():
         for task, drawn in finished:
             tokens, log_probs, entropies = (values.tolist() for values in drawn)
             reason = "stop" if tokens[-1] in stop_ids else "length"

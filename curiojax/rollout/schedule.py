@@ -45,7 +45,7 @@ class Finished(NamedTuple):
 class Rows:
     """What the host knows of every row.
 
-    `table` [6, B] is the argument of `slots.advance`: prompt index, sample index, input token, its
+    `table` [6, B] is the argument of `slots.advance`: prompt's key, sample index, input token, its
     position, number of tokens drawn, 1 for a row in use.
     """
 
@@ -65,8 +65,8 @@ class Rows:
     def used(self) -> np.ndarray:
         return self.table[5] > 0
 
-    def assign(self, row: int, task: Task, prompt: Sequence[int], width: int) -> None:
-        self.table[:, row] = task.prompt, task.sample, prompt[-1], len(prompt) - 1, 0, 1
+    def assign(self, row: int, task: Task, key: int, prompt: Sequence[int], width: int) -> None:
+        self.table[:, row] = key, task.sample, prompt[-1], len(prompt) - 1, 0, 1
         self.widths[row] = width
         self.tasks[row] = task
 
@@ -113,8 +113,10 @@ class Schedule:
         sampling: Sampling,
         seed: int,
         num_slots: int,
+        keys: Sequence[int] | None = None,
     ):
         self.params, self.config, self.prompts = params, config, prompts
+        self.keys = range(len(prompts)) if keys is None else keys
         shards = _num_batch_shards()
         rows = num_rows(len(prompts) * sampling.n, num_slots, shards)
         # Neighbours in length are prefilled together, which keeps the padding small.
@@ -201,9 +203,8 @@ class Schedule:
             task = self.waiting.popleft()
             goes_on = np.full(len(self.rows.tasks), -1, np.int32)
             sources.setdefault(task.batch, goes_on)[row] = task.place
-            self.rows.assign(
-                int(row), task, self.prompts[task.prompt], self._batch_width(task.batch)
-            )
+            prompt, key = self.prompts[task.prompt], self.keys[task.prompt]
+            self.rows.assign(int(row), task, key, prompt, self._batch_width(task.batch))
         self._lengthen_ring()
         for batch, rows in sources.items():
             # Tasks wait in the order of their batches: only the latest can be needed again.

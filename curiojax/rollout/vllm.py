@@ -136,10 +136,11 @@ class VllmRollout:
         seed: int,
         *,
         on_group: OnGroup | None = None,
+        keys: Sequence[int] | None = None,
     ) -> list[list[Completion]]:
         """See `Rollout.generate`; a `sync` waits until this is through, and the other way round.
 
-        Every prompt's draws are seeded by (`seed`, its index). vLLM's arithmetic depends on what
+        Every prompt's draws are seeded by (`seed`, its key). vLLM's arithmetic depends on what
         shares its batches, so that a second call is equal only as far as rounding leaves it so.
 
         Raises:
@@ -160,7 +161,7 @@ class VllmRollout:
                 completions = endpoint.client.complete(
                     prompts[index],
                     sampling,
-                    request_seed(seed, index),
+                    request_seed(seed, index if keys is None else keys[index]),
                     version=version,
                     log_probs=log_probs,
                     timeout=self.settings.request_timeout_seconds,

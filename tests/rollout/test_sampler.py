@@ -287,6 +287,16 @@ def test_groups_are_handed_out_as_they_complete(small):
     assert sampler.generate(prompts, SAMPLING, 3) == whole
 
 
+def test_draws_follow_the_keys():
+    sampler = JaxSampler(params(), CONFIG, num_slots=6)
+    keys = [5, 2**31 - 1, 0, 77]
+    whole = sampler.generate(PROMPTS, SAMPLING, 3, keys=keys)
+    some = sampler.generate([PROMPTS[3], PROMPTS[1]], SAMPLING, 3, keys=[77, 2**31 - 1])
+    assert_same(some, [whole[3], whole[1]])
+    assert_same(sampler.generate(PROMPTS, SAMPLING, 3, keys=range(4)), generate())
+    assert whole[0] != generate()[0]
+
+
 PROGRAMS = (slots.prefill, slots.insert, slots.advance, slots._new_cache)
 
 

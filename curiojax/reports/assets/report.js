@@ -31,7 +31,7 @@
 
   const draw = (element, figure) => {
     const layout = structuredClone({ ...figure.layout, dragmode, autosize: true });
-    layout.xaxis.unifiedhovertitle = { text: "step %{x:.0f}" };
+    layout.xaxis.unifiedhovertitle ??= { text: "step %{x:.0f}" };
     return Plotly.react(element, traces(figure), layout, config);
   };
 
@@ -79,62 +79,45 @@
     });
   }
 
-  const tokenView = () => {
-    const box = document.getElementById("tokens");
-    if (!box) return;
-    const panel = document.getElementById("token-panel");
-    const data = read("token-data");
+  const make = (tag, text, name) => {
+    const element = document.createElement(tag);
+    element.textContent = text;
+    if (name) element.className = name;
+    return element;
+  };
+  const number = (value, digits) => value.toFixed(digits).replace("-", "\u2212");
+
+  // Shows the numbers of the token in `box` under the pointer or the focus in `panel`; `facts` of a
+  // token's index are pairs of a name and a text.
+  const tokenBox = (box, panel, facts) => {
     const tokens = box.getElementsByClassName("t");
-    const indexOf = new Map(Array.from(tokens, (token, i) => [token, i]));
     let shown = null, reachable = tokens[0];
 
-    const number = (value, digits) => value.toFixed(digits).replace("-", "\u2212");
-    const logProb = (value) => {
-      const share = 100 * Math.exp(value);
-      const percent = share >= 0.1 ? number(share, 1) : share >= 0.001 ? number(share, 3) : "< 0.001";
-      return `${number(value, 2)} (${percent} %)`;
-    };
-    const rows = [
-      ["entropy", "Entropy", (v) => `${number(v, 3)} nats`],
-      ["teacher_entropy", "Entropy, teacher", (v) => `${number(v, 3)} nats`],
-      ["tau", "Temperature", (v) => number(v, 3)],
-      ["weight", "Weight", (v) => number(v, 3)],
-      ["log_prob", "Log-probability", logProb],
-      ["teacher_log_prob", "Log-prob., teacher", logProb],
-    ];
-    const make = (tag, text, name) => {
-      const element = document.createElement(tag);
-      element.textContent = text;
-      if (name) element.className = name;
-      return element;
-    };
-
-    const place = (token) => {
-      const at = token.getClientRects()[0] || token.getBoundingClientRect();
+    const place = () => {
+      const at = shown.getClientRects()[0] || shown.getBoundingClientRect();
       const { offsetWidth: width, offsetHeight: height } = panel;
       const left = Math.min(Math.max(8, at.left), document.documentElement.clientWidth - width - 8);
       const above = at.top - height - 8;
       panel.style.left = `${left}px`;
       panel.style.top = `${above >= 8 ? above : at.bottom + 8}px`;
     };
+    const indexOf = (token) => Array.prototype.indexOf.call(tokens, token);
     const show = (token) => {
       if (token === shown) return;
       hide();
       shown = token;
       token.classList.add("on");
-      const i = indexOf.get(token);
+      const i = indexOf(token);
       const list = document.createElement("dl");
-      for (const [field, label, format] of rows) {
-        const value = data[field] && data[field][i];
-        if (value === undefined || value === null) continue;
-        list.append(make("dt", label), make("dd", format(value)));
-      }
+      for (const [label, text] of facts(i)) list.append(make("dt", label), make("dd", text));
       const position = `token ${i + 1} of ${tokens.length}`;
       panel.replaceChildren(make("code", token.textContent.replaceAll(" ", "\u00b7")), make("div", position, "place"), list);
       panel.hidden = false;
-      place(token);
+      place();
+      addEventListener("scroll", place, { passive: true, capture: true });
     };
     const hide = () => {
+      removeEventListener("scroll", place, { capture: true });
       if (shown) shown.classList.remove("on");
       shown = null;
       panel.hidden = true;
@@ -166,14 +149,36 @@
     box.addEventListener("keydown", (event) => {
       const token = tokenOf(event);
       if (!token) return;
-      const i = indexOf.get(token);
+      const i = indexOf(token);
       const next = { ArrowRight: i + 1, ArrowLeft: i - 1, Home: 0, End: tokens.length - 1 }[event.key];
       if (event.key === "Escape") hide();
       if (next === undefined || !tokens[next]) return;
       event.preventDefault();
       focus(tokens[next]);
     });
-    addEventListener("scroll", () => { if (shown) place(shown); }, { passive: true, capture: true });
+    return hide;
+  };
+
+  const tokenView = () => {
+    const box = document.getElementById("tokens");
+    if (!box) return;
+    const data = read("token-data");
+    const logProb = (value) => {
+      const share = 100 * Math.exp(value);
+      const percent = share >= 0.1 ? number(share, 1) : share >= 0.001 ? number(share, 3) : "< 0.001";
+      return `${number(value, 2)} (${percent} %)`;
+    };
+    const rows = [
+      ["entropy", "Entropy", (v) => `${number(v, 3)} nats`],
+      ["teacher_entropy", "Entropy, teacher", (v) => `${number(v, 3)} nats`],
+      ["tau", "Temperature", (v) => number(v, 3)],
+      ["weight", "Weight", (v) => number(v, 3)],
+      ["log_prob", "Log-probability", logProb],
+      ["teacher_log_prob", "Log-prob., teacher", logProb],
+    ];
+    tokenBox(box, document.getElementById("token-panel"), (i) => rows
+      .filter(([field]) => data[field] && data[field][i] !== null)
+      .map(([field, label, format]) => [label, format(data[field][i])]));
 
     for (const input of document.querySelectorAll("input[name=colour]")) {
       input.addEventListener("change", () => {
@@ -188,6 +193,7 @@
   addEventListener("beforeprint", () => {
     for (const block of document.querySelectorAll("details")) block.open = true;
   });
+  globalThis.curiojax = { read, make, number, tokenBox };
   tokenView();
   drawAll();
 })();

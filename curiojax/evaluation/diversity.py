@@ -1,0 +1,160 @@
+"""How different the responses to one question are from each other.
+
+All of it depends on the responses' lengths: long texts share n-grams by chance and repeat their
+own. Compare models at similar lengths, or on the first tokens of each response.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+NGRAM_SIZES = (1, 2, 3, 4)
+DISTINCT_SIZES = (1, 2, 3)
+FIRST_TOKENS, FIRST_SIZE = 512, 4
+
+
+@dataclass(frozen=True)
+class NgramCounts:
+    """The n-grams of one size in the responses to one question.
+
+    Attributes:
+      shared: int64 [k, k], how many different n-grams two responses have in common; on the
+        diagonal how many each has.
+      total: n-grams of all responses, repeated ones included.
+      distinct: different ones among them.
+    """
+
+    shared: np.ndarray
+    total: int
+    distinct: int
+
+
+def ngram_diversity(counts: NgramCounts) -> float | None:
+    """1 - mean over pairs of responses of |A n B| / |A u B|, for their sets of n-grams A and B.
+
+    0: all responses consist of the same n-grams; 1: no two share any. The definition is ours: the
+    paper plots an "n-gram diversity" as 1 - similarity without saying which similarity.
+
+    Returns:
+      None where no pair can be compared: both responses are shorter than n in all of them.
+    """
+    sizes = np.diagonal(counts.shared)
+    one, other = np.triu_indices(len(sizes), k=1)
+    union = sizes[one] + sizes[other] - counts.shared[one, other]
+    known = union > 0
+    if not known.any():
+        return None
+    return float(1 - np.mean(counts.shared[one, other][known] / union[known]))
+
+
+def distinct_ngrams(counts: NgramCounts) -> float | None:
+    """distinct-n: different n-grams over all n-grams of the responses to one question.
+
+    Li et al., arXiv 1510.03055, counted over the responses to one prompt. None without an n-gram.
+    """
+    return counts.distinct / counts.total if counts.total else None
+
+
+def compression_ratio(texts: Sequence[str]) -> float | None:
+    """Bytes of the texts, joined by line breaks, over their bytes after zlib (level 6).
+
+    Higher means more repetition, so less diversity (Shaib et al., arXiv 2403.00553). zlib looks
+    32 KiB back, so of longer responses only neighbouring parts are compared. None without text.
+    """
+    # Some tokenizers give half a character at the end of a cut response.
+    data = "\n".join(texts).encode("utf-8", errors="replace")
+    return len(data) / len(zlib.compress(data, level=6)) if any(texts) else None
+
+
+def count_ngrams(
+    responses: Sequence[Sequence[int]], sizes: Sequence[int] = NGRAM_SIZES
+) -> dict[int, NgramCounts]:
+    """The n-grams of the responses to one question, for each n of `sizes`.
+
+    The first n tokens at a place are numbered by the first n - 1 and the last, so numbers stay
+    small and no two n-grams are ever taken for one another, as hashes might be.
+
+    Args:
+      responses: token ids; may be empty.
+      sizes: n, each at least 1.
+    """
+    lengths = np.asarray([len(tokens) for tokens in responses], np.int64)
+    tokens = np.concatenate([np.empty(0, np.int64), *(np.asarray(r, np.int64) for r in responses)])
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(tokens))  # tokens from here on
+    alphabet, ids = np.unique(tokens, return_inverse=True)
+    kinds, grams, counts = len(alphabet), ids, {}
+    for n in range(1, max(sizes) + 1):
+        if n > 1:
+            longer = grams[:-1] * len(alphabet) + ids[n - 1 :]
+            different, grams = np.unique(longer, return_inverse=True)
+            kinds = len(different)
+        if n in sizes:
+            # Those that run into the next response are numbered, and not counted.
+            inside = left[: len(grams)] >= n
+            counts[n] = _count(grams[inside], owner[: len(grams)][inside], len(lengths), kinds)
+    return counts
+
+
+def _count(grams: np.ndarray, owner: np.ndarray, responses: int, kinds: int) -> NgramCounts:
+    """Counts n-grams, numbered from 0 to kinds - 1, by the response that they are in."""
+    present = np.zeros((responses, kinds), np.float32)
+    present[owner, grams] = 1
+    return NgramCounts(
+        shared=np.rint(present @ present.T).astype(np.int64),
+        total=len(grams),
+        distinct=int(present.any(axis=0).sum()),
+    )
+
+
+def text_diversity(
+    responses: Sequence[Sequence[Sequence[int]]],
+    texts: Sequence[Sequence[str]],
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """The measures of this module, as means over the questions for which they are defined.
+
+    Eight responses of 4,000 tokens take about 20 ms per question.
+
+    Args:
+      responses: for each question the token ids of its responses.
+      texts: for each question the texts of its responses.
+      progress: called with how many questions are done, and how many there are.
+
+    Returns:
+      `ngram`: `ngram_diversity` by n (as text); `ngram_first_512`: the same for n = 4 on the first
+      512 tokens of each response; `distinct`: `distinct_ngrams` by n; `compression_ratio`. None
+      where no question has a value.
+    """
+    ngram: dict[int, list[float | None]] = {n: [] for n in NGRAM_SIZES}
+    distinct: dict[int, list[float | None]] = {n: [] for n in DISTINCT_SIZES}
+    first: list[float | None] = []
+    ratios: list[float | None] = []
+    for done, (tokens, words) in enumerate(zip(responses, texts, strict=True), start=1):
+        counts = count_ngrams(tokens)
+        for n, values in ngram.items():
+            values.append(ngram_diversity(counts[n]))
+        for n, values in distinct.items():
+            values.append(distinct_ngrams(counts[n]))
+        if max(map(len, tokens), default=0) > FIRST_TOKENS:
+            counts = count_ngrams([t[:FIRST_TOKENS] for t in tokens], (FIRST_SIZE,))
+        first.append(ngram_diversity(counts[FIRST_SIZE]))
+        ratios.append(compression_ratio(words))
+        if progress is not None:
+            progress(done, len(responses))
+    return {
+        "ngram": {str(n): _mean(values) for n, values in ngram.items()},
+        f"ngram_first_{FIRST_TOKENS}": {str(FIRST_SIZE): _mean(first)},
+        "distinct": {str(n): _mean(values) for n, values in distinct.items()},
+        "compression_ratio": _mean(ratios),
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None

@@ -1,0 +1,87 @@
+"""The engine that an evaluation samples with, and the JAX weights, each only when needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from curiojax import models, progress
+from curiojax.evaluation.settings import EvaluationConfig
+from curiojax.models import ModelConfig
+from curiojax.rollout.base import Rollout
+
+
+class Weights:
+    """The weights of the JAX model, read when they are first asked for.
+
+    Until then no device is touched, so that vLLM's servers find the memory of all GPUs free.
+    """
+
+    def __init__(self, config: EvaluationConfig, path: str, model: ModelConfig):
+        self._config, self._path, self._model = config, path, model
+        self._loaded: tuple[Any, Mesh] | None = None
+
+    def load(self) -> tuple[Any, Mesh]:
+        """Parameters in float32, and the mesh that they lie on."""
+        if self._loaded is None:
+            from curiojax.sharding import make_mesh
+
+            mesh = make_mesh(**self._config.mesh.model_dump())
+            models.check_mesh(self._model, mesh)
+            overrides = self._config.model_overrides
+            with progress.status("reading the weights"):
+                _, params = models.load_pretrained(
+                    self._path, dtype=np.float32, mesh=mesh, overrides=overrides
+                )
+            self._loaded = params, mesh
+        return self._loaded
+
+    def __enter__(self) -> Weights:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._loaded = None
+
+
+def start_engine(
+    config: EvaluationConfig,
+    path: str,
+    model: ModelConfig,
+    weights: Weights,
+    longest: int,
+    directory: Path,
+) -> Rollout:
+    """An engine with the model's weights.
+
+    Args:
+      longest: tokens of the longest prompt and its response.
+      directory: vLLM's logs go to `vllm` in it.
+
+    Raises:
+      ConfigError: what a user can mend: see `curiojax.rollout.vllm.VllmRollout`.
+    """
+    if config.engine == "sampler":
+        from curiojax.rollout.sampler import JaxSampler
+
+        params, mesh = weights.load()
+        return JaxSampler(params, model, num_slots=config.batch_size, mesh=mesh)
+    from curiojax.rollout.vllm import VllmRollout, VllmSettings
+
+    settings = VllmSettings(
+        max_model_len=longest,
+        log_dir=directory / "vllm",
+        vllm_python=config.vllm_python,
+        base_urls=config.base_urls,
+        num_servers=config.num_servers,
+        devices=config.devices,
+        dtype=model.compute_dtype or "float32",
+        temperature=config.temperature,
+        need_log_probs=False,
+        extra_args=config.extra_args,
+        weights_dir=config.weights_dir,
+        request_timeout_seconds=config.timeout_seconds,
+    )
+    return VllmRollout(model, path, settings)
