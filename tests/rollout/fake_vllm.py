@@ -252,7 +252,14 @@ def main() -> None:
         raise SystemExit(1)
     port = int(arguments[arguments.index("--port") + 1])
     engine = subprocess.Popen([sys.executable, "-S", __file__, "engine"], stdout=subprocess.PIPE)
-    engine.stdout.readline()
+    shared = engine.stdout.readline().decode().strip()
+
+    def terminate(*_):  # as vLLM's server does, with all that it started
+        engine.kill()
+        Path(shared).unlink(missing_ok=True)
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, terminate)
     with FakeServer(port, int(arguments[arguments.index("--max-model-len") + 1])) as server:
         server.weights = arguments[arguments.index("--model") + 1]
         server.trace = lambda line: os.write(1, f"{line}\n".encode())  # whole lines
