@@ -46,6 +46,7 @@ def results_tables(results: Sequence[Results]) -> list[Table]:
 
     Returns:
       for each group of benchmarks avg@k and its mean; the means over groups, if there are several;
+      entropies along demonstrations, if there are any;
       avg@k by the second verifier, if there is one; pass@k and maj@k, if there are several samples;
       rates of what was amiss; lengths, entropies and diversity.
 
@@ -64,6 +65,8 @@ def results_tables(results: Sequence[Results]) -> list[Table]:
     tables = [_average_table(results, names, group, members) for group, members in groups]
     if len(groups) > 1:
         tables.append(_means_table(results, names, [group for group, _ in groups], titles))
+    if any(result.get("expert_tokens") for result in results):
+        tables.append(_expert_table(results, names))
     strict = [b for b in titles if any(_part(r, b).get("strict") for r in results)]
     if strict:
         tables.append(_strict_table(results, names, strict))
@@ -138,6 +141,20 @@ def _means_table(
     caption += "entropy: nats, mean over the tokens generated on all benchmarks, at temperature 1."
     columns = ("model", *(GROUP_TITLES[g].partition(" (")[0] for g in groups), "all", "entropy")
     return Table("Means", columns, tuple(rows), " ".join([caption] + [_FEWER] * fewer))
+
+
+def _expert_table(results: Sequence[Results], names: Sequence[str]) -> Table:
+    keys = ("entropy", "entropy_top20", "entropy_rest", "probability", "tokens", "groups")
+    rows = []
+    for name, result in zip(names, results, strict=True):
+        found = result.get("expert_tokens") or {}
+        rows.append((name, *(found.get(key) for key in keys)))
+    caption = (
+        "Entropy in nats along the text of demonstrations, of the fifth of tokens where it is "
+        "highest and of the rest; mean probability of the demonstrated token."
+    )
+    columns = ("model", "entropy", "top 20 %", "rest", "probability", "tokens", "groups")
+    return Table("Expert tokens", columns, tuple(rows), caption)
 
 
 def _strict_table(

@@ -4,6 +4,7 @@ import pytest
 
 from curiojax import progress
 from curiojax.errors import ConfigError
+from curiojax.evaluation.expert_tokens import expert_tokens
 from curiojax.evaluation.results_table import percent, results_tables
 from curiojax.evaluation.summary import summarise
 from curiojax.reports import page
@@ -113,3 +114,13 @@ def test_terminal_and_page_take_every_table():
 def test_no_results_are_refused():
     with pytest.raises(ConfigError, match="results"):
         results_tables([])
+
+
+def test_entropies_along_demonstrations():
+    found = expert_tokens([1.0, 2.0, 3.0, 4.0, 5.0], [0.5] * 5)
+    with_them = {**results("m", {"a": graded([SOLVED], name="a")}), "expert_tokens": found}
+    without = results("n", {"a": graded([SOLVED], name="a")})
+    row, empty = by_title(results_tables([with_them, without]))["Expert tokens"].rows
+    assert row == ("m", 3.0, 5.0, 2.5, 0.5, 5, "moving")
+    assert empty == ("n", None, None, None, None, None, None)
+    assert "Expert tokens" not in by_title(results_tables([without]))
