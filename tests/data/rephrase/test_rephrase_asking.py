@@ -83,6 +83,20 @@ def test_retry_after_holds_everything_back(tmp_path, form):
 
 
 def test_429_costs_no_question_its_tries(tmp_path):
+    """The first question is put off five times, each time beside another that comes through."""
+    first = questions(1)[0]
+
+    def behave(question, count):
+        if question == first:
+            return {"status": 429} if count <= 5 else None
+        return {"delay": 0.1}
+
+    with Stub(behave) as stub:
+        outcome, _, _ = ask(stub, tmp_path, questions(12), Patience(2, 5.0, 1, 0.005))
+    assert outcome.answered == 12 and outcome.again == {"HTTP 429": 5}
+
+
+def test_the_pace_finds_a_limit_on_requests_in_flight(tmp_path):
     """A limit on requests in flight: four of them are too many, however often it is tried."""
 
     def behave(question, count):
