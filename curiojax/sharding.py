@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from curiojax.errors import ConfigError
 
@@ -43,20 +43,25 @@ def make_mesh(
       ConfigError: when the sizes do not multiply to the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
+    shape = mesh_shape(data, fsdp, tensor, count=len(devices))
+    return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def mesh_shape(data: int, fsdp: int, tensor: int, *, count: int) -> tuple[int, ...]:
+    """The sizes of the mesh on `count` devices; raises as `make_mesh`."""
     sizes: dict[str, int] = dict(zip(AXES, (data, fsdp, tensor), strict=True))
     free = [name for name, size in sizes.items() if size == -1]
     if len(free) > 1:
         raise ConfigError(f"mesh: only one of {', '.join(free)} can be -1; give the others a size")
     fixed = math.prod(size for size in sizes.values() if size != -1)
-    if free and len(devices) % fixed == 0:
-        sizes[free[0]] = len(devices) // fixed
-    if math.prod(sizes.values()) != len(devices):
+    if free and count % fixed == 0:
+        sizes[free[0]] = count // fixed
+    if math.prod(sizes.values()) != count:
         raise ConfigError(
-            f"mesh: data={data}, fsdp={fsdp}, tensor={tensor} does not fit {len(devices)} devices; "
+            f"mesh: data={data}, fsdp={fsdp}, tensor={tensor} does not fit {count} devices; "
             "make the product equal to the number of devices, or one of them -1"
         )
-    shape = tuple(sizes.values())
-    return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return tuple(sizes.values())
 
 
 def partition_spec(logical_axes: Sequence[str | None]) -> PartitionSpec:
@@ -88,7 +93,7 @@ def num_batch_shards(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def check_divisible(field: str, size: int, mesh: Mesh, logical_axis: str) -> None:
+def check_divisible(field: str, size: int, mesh: Mesh | AbstractMesh, logical_axis: str) -> None:
     """Raises a `ConfigError` that names `field` when `size` does not divide over its mesh axes."""
     mesh_axes = RULES[logical_axis]
     names = (mesh_axes,) if isinstance(mesh_axes, str) else tuple(mesh_axes or ())

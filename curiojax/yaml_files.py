@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -69,13 +69,21 @@ def read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     return said
 
 
-def read_config(path: str | Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_config(
+    path: str | Path,
+    below: tuple[Path, ...] = (),
+    spelling: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+) -> dict[str, Any]:
     """Reads a YAML file laid over the one that its `extends` names, if it does.
+
+    Args:
+      below: files that extend this one.
+      spelling: writes out what a file may say in short, before another is laid over it.
 
     Raises:
       ConfigError: an unreadable file, or one that extends itself.
     """
-    values = read_yaml(path)
+    values = spelling(read_yaml(path))
     parent = values.pop("extends", None)
     if parent is None:
         return values
@@ -84,7 +92,7 @@ def read_config(path: str | Path, below: tuple[Path, ...] = ()) -> dict[str, Any
     path, below = Path(path), (*below, Path(path).resolve())
     if (path.parent / parent).resolve() in below:
         raise ConfigError(f"extends: {path} extends itself through {parent}")
-    return merge(read_config(path.parent / parent, below), values)
+    return merge(read_config(path.parent / parent, below, spelling), values)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -94,6 +102,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such config file; see the folder configs/ for examples")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict | None):

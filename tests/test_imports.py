@@ -8,9 +8,11 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "curiojax"
 LEAVES = {
     *("errors", "objectives", "sections", "stages", "config", "yaml_files", "sharding", "progress"),
+    "folders",
 }
 ALLOWED = {
     "errors": set(),
+    "folders": {"errors"},
     "objectives": set(),
     "progress": set(),
     "sections": set(),

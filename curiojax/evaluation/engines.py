@@ -9,9 +9,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from curiojax import models, progress
+from curiojax.errors import ConfigError
 from curiojax.evaluation.settings import EvaluationConfig
 from curiojax.models import ModelConfig
-from curiojax.rollout.base import Rollout
+from curiojax.rollout.base import Rollout, RolloutError
 
 
 class Weights:
@@ -70,18 +71,23 @@ def start_engine(
         return JaxSampler(params, model, num_slots=config.batch_size, mesh=mesh)
     from curiojax.rollout.vllm import VllmRollout, VllmSettings
 
-    settings = VllmSettings(
-        max_model_len=longest,
-        log_dir=directory / "vllm",
-        vllm_python=config.vllm_python,
-        base_urls=config.base_urls,
-        num_servers=config.num_servers,
-        devices=config.devices,
-        dtype=model.compute_dtype or "float32",
-        temperature=config.temperature,
-        need_log_probs=False,
-        extra_args=config.extra_args,
-        weights_dir=config.weights_dir,
-        request_timeout_seconds=config.timeout_seconds,
-    )
-    return VllmRollout(model, path, settings)
+    try:
+        settings = VllmSettings(
+            max_model_len=longest,
+            log_dir=directory / "vllm",
+            vllm_python=config.vllm_python,
+            base_urls=config.base_urls,
+            num_servers=config.num_servers,
+            devices=config.devices,
+            dtype=model.compute_dtype or "float32",
+            temperature=config.temperature,
+            need_log_probs=False,
+            extra_args=config.extra_args,
+            weights_dir=None,
+            request_timeout_seconds=config.timeout_seconds,
+        )
+        return VllmRollout(model, path, settings)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("rollout.", "")) from error
+    except RolloutError as error:  # of servers that run already
+        raise ConfigError(f"base_urls: {error}; see the servers' logs") from error

@@ -8,6 +8,8 @@ same code whatever sampled it, so that numbers compare between engines.
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,12 +20,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from curiojax import models
-from curiojax.errors import ConfigError
-from curiojax.evaluation.journal import Journal
-from curiojax.evaluation.perplexity import Tokens, fill, plan
-from curiojax.losses.lm_head import chunked_loss
-from curiojax.models.weights import gathered
-from curiojax.objectives import Sft
+from curiojax.evaluation.journal import REMAKE, Journal, check_header
+from curiojax.evaluation.perplexity import Tokens, compute, fill, plan, token_scores
 from curiojax.sharding import named_sharding, num_batch_shards
 
 VERSION = 1
@@ -35,7 +33,8 @@ class EntropyFile:
 
     Attributes:
       texts: as given.
-      entropies: by name of the text, those of its scored tokens in nats, where known.
+      entropies: by name of the text, those of its scored tokens in nats, where known; arrays, for
+        there are millions.
       log_probs: of the tokens themselves, likewise.
     """
 
@@ -51,9 +50,9 @@ class EntropyFile:
         """
         self.texts = texts
         empty = [name for name, (ids, first) in texts.items() if len(ids) <= first]
-        self.entropies: dict[str, list[float]] = {name: [] for name in empty}
-        self.log_probs: dict[str, list[float]] = {name: [] for name in empty}
-        self._journal = Journal(path, {"version": VERSION, **identity}, self._take)
+        self.entropies: dict[str, array[float]] = {name: array("d") for name in empty}
+        self.log_probs: dict[str, array[float]] = {name: array("d") for name in empty}
+        self._journal = Journal(path, _header(identity), self._take, remedy=REMAKE)
 
     @property
     def known(self) -> np.ndarray:
@@ -63,9 +62,14 @@ class EntropyFile:
     def append(self, found: Mapping[str, tuple[list[float], list[float]]]) -> None:
         """Adds entropies and log-probs of some texts; they are on disk when this returns."""
         for name, (entropies, log_probs) in found.items():
-            self.entropies[name], self.log_probs[name] = entropies, log_probs
+            self._keep(name, entropies, log_probs)
         self._journal.append(
-            {"text": name, "entropies": entropies, "log_probs": log_probs}
+            {
+                "text": name,
+                "ids": _digest(self.texts[name]),
+                "entropies": entropies,
+                "log_probs": log_probs,
+            }
             for name, (entropies, log_probs) in found.items()
         )
 
@@ -82,10 +86,29 @@ class EntropyFile:
         name = line["text"]
         if name not in self.texts:  # of a run with more questions
             return
+        if line["ids"] != _digest(self.texts[name]):  # sampled again since; it is measured again
+            return
+        self._keep(name, line["entropies"], line["log_probs"])
+
+    def _keep(self, name: str, entropies: list[float], log_probs: list[float]) -> None:
         ids, first = self.texts[name]
-        if len(line["entropies"]) != len(ids) - first:
-            raise ValueError("another text")
-        self.entropies[name], self.log_probs[name] = line["entropies"], line["log_probs"]
+        if not len(entropies) == len(log_probs) == len(ids) - first:
+            raise ValueError("one value per token")
+        self.entropies[name], self.log_probs[name] = array("d", entropies), array("d", log_probs)
+
+
+def check_entropies(path: Path, identity: Mapping[str, Any]) -> None:
+    """Raises a `ConfigError` when the file is there and holds something else; writes nothing."""
+    check_header(path, _header(identity), remedy=REMAKE)
+
+
+def _header(identity: Mapping[str, Any]) -> dict[str, Any]:
+    return {"version": VERSION, **identity}
+
+
+def _digest(text: Tokens) -> str:
+    ids = np.asarray(text.ids, "<i4").tobytes()
+    return hashlib.blake2b(ids, digest_size=8).hexdigest()
 
 
 def measure(
@@ -125,7 +148,7 @@ def measure(
                 continue
             arrays, _ = fill(batch, texts)
             device = {name: jax.device_put(array, sharding) for name, array in arrays.items()}
-            entropies, log_probs = _run(run, params, device)
+            entropies, log_probs = compute(run, params, device)
             found = {}
             for row in np.flatnonzero(missing).tolist():
                 index = int(batch.records[row])
@@ -157,37 +180,8 @@ def _program(config: models.ModelConfig, chunk_tokens: int, mesh: Mesh) -> Calla
 
 
 def token_entropies(
-    params: Any,
-    batch: dict[str, jax.Array],
-    *,
-    config: models.ModelConfig,
-    chunk_tokens: int,
-    num_shards: int,
+    params: Any, batch: dict[str, jax.Array], **settings: Any
 ) -> tuple[jax.Array, jax.Array]:
     """Entropy at every position and log-prob of its label, in nats, float32 [B, T] each."""
-    hidden = models.forward(
-        params, config, batch["tokens"], batch["positions"], batch["segment_ids"]
-    )
-    head: Any = gathered(models.head_weight(params, config), ("vocab", "embed"), hidden.dtype)
-    _, tokens = chunked_loss(
-        Sft(),
-        head,
-        hidden,
-        batch["labels"],
-        batch["loss_mask"],
-        chunk_tokens=chunk_tokens,
-        num_shards=num_shards,
-    )
+    tokens = token_scores(params, batch, **settings)
     return tokens["entropy"], tokens["log_prob"]
-
-
-def _run(run: Callable, params: Any, batch: dict[str, jax.Array]) -> list[np.ndarray]:
-    try:
-        return [np.asarray(array) for array in jax.device_get(run(params, batch))]
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        rows, length = batch["tokens"].shape
-        raise ConfigError(
-            f"batch_tokens: {rows} rows of {length} tokens do not fit into memory; lower it"
-        ) from None

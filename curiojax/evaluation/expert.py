@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,59 +13,85 @@ from curiojax import progress
 from curiojax.data.pipeline import SupervisedData, build_dataset
 from curiojax.errors import ConfigError
 from curiojax.evaluation.engines import Weights
-from curiojax.evaluation.entropy import EntropyFile, measure
+from curiojax.evaluation.entropy import EntropyFile, check_entropies, measure
 from curiojax.evaluation.expert_tokens import expert_tokens
 from curiojax.evaluation.perplexity import Tokens
 from curiojax.evaluation.settings import EvaluationConfig
+from curiojax.evaluation.work import Subject
 from curiojax.models import ModelConfig
 from curiojax.sections import Data
 
 FILE = "entropies/expert.jsonl"
 
 
-def measure_expert(
-    config: EvaluationConfig,
-    model: ModelConfig,
-    tokenizer: Any,
-    fingerprint: str,
-    directory: Path,
-    weights: Weights,
-) -> dict[str, Any] | None:
-    """Mean entropy of the tokens of demonstrations, in the top 20 % of tokens and in the rest.
+class Demonstrations(NamedTuple):
+    """Texts of an expert, and what their numbers depend on.
 
-    Returns:
-      As `curiojax.evaluation.expert_tokens` has it, in nats; None without `expert_data.path`.
+    Attributes:
+      texts: by name, in the order of the data.
+      identity: of the model and the data.
+      reference: entropies of the same tokens under the base model, nats [N], if it decides about
+        the groups.
+    """
+
+    texts: dict[str, Tokens]
+    identity: dict[str, Any]
+    reference: np.ndarray | None
+
+
+def read_expert(
+    config: EvaluationConfig, subject: Subject, directory: Path
+) -> Demonstrations | None:
+    """Reads what `measure_expert` needs; None without `expert_data.path`.
 
     Raises:
-      ConfigError: unreadable data, or a `base` that did not measure the same demonstrations.
+      ConfigError: unreadable data, a `base` that did not measure the same demonstrations, or a
+        folder that has the entropies of others.
     """
     section = config.expert_data
     if section.path is None:
         return None
-    data = read_demonstrations(config, model, tokenizer)
+    data = read_demonstrations(config, subject.config, subject.tokenizer)
     texts = {
         str(index): Tokens(data.ids(index), int(data.prompt_lengths[index]))
         for index in range(data.num_examples)
     }
-    identity = {
-        "data": data.fingerprint,
-        "model": fingerprint,
-        "compute_dtype": model.compute_dtype,
-        "rope_theta": model.rope_theta,
-        "max_position_embeddings": model.max_position_embeddings,
-    }
+    identity = {"data": data.fingerprint, **subject.identity}
+    check_entropies(directory / FILE, identity)
     reference = None
     if section.base is not None:
         reference = read_entropies(Path(section.base).expanduser() / FILE, identity, texts)
+    return Demonstrations(texts, identity, reference)
+
+
+def measure_expert(
+    config: EvaluationConfig,
+    subject: Subject,
+    demonstrations: Demonstrations,
+    directory: Path,
+    weights: Weights,
+) -> dict[str, Any]:
+    """Mean entropy of the tokens of demonstrations, in the top 20 % of tokens and in the rest.
+
+    Returns:
+      As `curiojax.evaluation.expert_tokens` has it, in nats.
+    """
+    texts, identity, reference = demonstrations
     with EntropyFile(directory / FILE, identity, texts) as file:
         if not file.known.all():
             params, mesh = weights.load()
             with progress.LazyBar("demonstrations: entropies") as bar:
-                measure(params, model, file, mesh, batch_tokens=config.batch_tokens, progress=bar)
+                measure(
+                    params,
+                    subject.config,
+                    file,
+                    mesh,
+                    batch_tokens=config.batch_tokens,
+                    progress=bar,
+                )
         entropies, log_probs = _joined(file.entropies, texts), _joined(file.log_probs, texts)
-    return expert_tokens(
-        entropies, np.exp(log_probs), groups=section.groups, reference_entropies=reference
-    )
+    groups = config.expert_data.groups
+    return expert_tokens(entropies, np.exp(log_probs), groups=groups, reference_entropies=reference)
 
 
 def read_demonstrations(
@@ -106,19 +132,24 @@ def read_entropies(path: Path, ours: Mapping[str, Any], texts: Mapping[str, Toke
     try:
         with path.open(encoding="utf-8") as stream:
             header, *lines = map(json.loads, stream)
-    except (OSError, ValueError) as error:
+        data, found = header["data"], {line["text"]: line["entropies"] for line in lines}
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"expert_data.base: {path} cannot be read ({type(error).__name__}); evaluate the base "
             "model with the same expert_data first, and name its output_dir"
         ) from None
-    found = {line["text"]: line["entropies"] for line in lines}
-    if header.get("data") != ours["data"] or found.keys() < texts.keys():
+    if data != ours["data"]:
         raise ConfigError(
             f"expert_data.base: {path} holds other demonstrations; evaluate the base model with "
             "the same expert_data and template"
         )
+    if lacking := len(texts.keys() - found.keys()):
+        raise ConfigError(
+            f"expert_data.base: {path} lacks {lacking} of {len(texts)} demonstrations; run the "
+            "base model's evaluation to its end"
+        )
     return _joined(found, texts)
 
 
-def _joined(values: Mapping[str, list[float]], texts: Mapping[str, Tokens]) -> np.ndarray:
+def _joined(values: Mapping[str, Sequence[float]], texts: Mapping[str, Tokens]) -> np.ndarray:
     return np.concatenate([np.asarray(values[name], np.float64) for name in texts])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 from curiojax.data.encoding import encode_prompts
 from curiojax.errors import ConfigError
-from curiojax.evaluation.journal import Journal
+from curiojax.evaluation.journal import Journal, check_header
 from curiojax.evaluation.questions import Benchmark, Finish
 from curiojax.rollout.base import Completion, Rollout, Sampling
 
@@ -32,12 +33,12 @@ class Answer:
 
     Attributes:
       text: without special tokens.
-      tokens: ids, the stop id included.
+      tokens: ids, the stop id included; an array, for a benchmark has millions of them.
       finish: as in `curiojax.evaluation.questions.Sample`.
     """
 
     text: str
-    tokens: list[int]
+    tokens: array[int]
     finish: Finish
 
 
@@ -70,8 +71,7 @@ class CompletionFile:
         self._partial: dict[str, list[Answer]] = {}
         self.path = path
         self.prompts, self._samples = prompts, samples
-        header = {"version": VERSION, **identity, "samples": samples}
-        self._journal = Journal(path, header, self._take)
+        self._journal = Journal(path, _header(identity, samples), self._take)
         # A kill may have cut a question's completions short; they are sampled again, and the last
         # ones in the file count.
         self._partial.clear()
@@ -86,7 +86,7 @@ class CompletionFile:
                 "sample": sample,
                 "text": answer.text,
                 "finish": answer.finish,
-                "tokens": answer.tokens,
+                "tokens": answer.tokens.tolist(),
             }
             for sample, answer in enumerate(answers)
         )
@@ -114,9 +114,18 @@ class CompletionFile:
         group = self._partial[question]
         if line["sample"] != len(group):
             raise ValueError("out of order")
-        group.append(Answer(line["text"], line["tokens"], line["finish"]))
+        group.append(Answer(line["text"], array("i", line["tokens"]), line["finish"]))
         if len(group) == self._samples:
             self.answers[question] = self._partial.pop(question)
+
+
+def check_completions(path: Path, identity: Mapping[str, Any], samples: int) -> None:
+    """Raises a `ConfigError` when the file is there and holds something else; writes nothing."""
+    check_header(path, _header(identity, samples))
+
+
+def _header(identity: Mapping[str, Any], samples: int) -> dict[str, Any]:
+    return {"version": VERSION, **identity, "samples": samples}
 
 
 def encode_questions(benchmark: Benchmark, template: str, tokenizer: Any) -> dict[str, list[int]]:
@@ -162,21 +171,22 @@ def generate(
       decode: token ids to texts, without special tokens.
       progress: called with (completions done, in all, **statistics) after every question.
     """
-    prompts, todo = file.prompts, missing(benchmark, file)
+    prompts = file.prompts
     total = len(benchmark.questions) * sampling.n
-    begun, drawn = time.monotonic(), 0
-    for question in todo:
+    for question in missing(benchmark, file):
         if not fits(prompts[question], sampling.max_tokens, context):
-            file.append(question, [Answer("", [], "prompt_too_long")] * sampling.n)
+            file.append(question, [Answer("", array("i"), "prompt_too_long")] * sampling.n)
     todo = missing(benchmark, file)
+    begun, drawn = time.monotonic(), 0
+    if todo and progress is not None:  # until the first question is through may take minutes
+        progress(len(file.answers) * sampling.n, total)
 
     def keep(question: str, completions: Sequence[Completion]) -> None:
         nonlocal drawn
-        tokens = [list(c.tokens) for c in completions]
-        texts = decode(tokens)
-        rows = zip(texts, tokens, completions, strict=True)
-        file.append(question, [Answer(text, ids, c.finish_reason) for text, ids, c in rows])
-        drawn += sum(map(len, tokens))
+        texts = decode([c.tokens for c in completions])
+        rows = zip(texts, completions, strict=True)
+        file.append(question, [Answer(t, array("i", c.tokens), c.finish_reason) for t, c in rows])
+        drawn += sum(len(c.tokens) for c in completions)
         if progress is not None:
             rate = drawn / max(time.monotonic() - begun, 1e-9)
             progress(len(file.answers) * sampling.n, total, tokens_per_second=rate)

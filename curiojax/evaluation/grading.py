@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
 from curiojax.evaluation.generation import Answer, number
-from curiojax.evaluation.journal import Journal
+from curiojax.evaluation.journal import REMAKE, Journal, check_header
 from curiojax.evaluation.questions import Benchmark, Verdict
+from curiojax.evaluation.software import installed
 from curiojax.rewards.pool import Grade, Item
 
 VERSION = 1
@@ -54,16 +54,13 @@ class GradeFile:
           ConfigError: the file holds the grades of something else.
         """
         self._items = {
-            (question.id, sample): Item(
-                answer.text, question.ground_truth, answer.finish == "stop", verifier, "none"
-            )
+            (question.id, sample): graded_item(answer, question.ground_truth, verifier)
             for question in benchmark.questions
             for sample, answer in enumerate(answers[question.id])
         }
         self._known: dict[tuple[str, int], Verdict] = {}
-        header = {**identity, "verifier": verifier, "math-verify": version("math-verify")}
         path = grade_path(directory, benchmark.name, verifier)
-        self._journal = Journal(path, {"version": VERSION, **header}, self._take)
+        self._journal = Journal(path, _header(identity, verifier), self._take, remedy=REMAKE)
 
     @property
     def missing(self) -> list[tuple[str, int]]:
@@ -90,7 +87,7 @@ class GradeFile:
                 found = future.result()
                 verdict = Verdict(found.correct, found.status, found.extracted)
                 self._known[key] = verdict
-                names = {"question": key[0], "sample": key[1], "item": self._digest(key)}
+                names = {"question": key[0], "sample": key[1], "item": digest(self._items[key])}
                 lines.append({**names, **verdict._asdict()})
             self._journal.append(lines)
             if progress is not None:
@@ -108,13 +105,32 @@ class GradeFile:
     def _take(self, line: dict[str, Any]) -> None:
         key = line["question"], line["sample"]
         # Where a ground truth was corrected since, the completion is graded again.
-        if key in self._items and line["item"] == self._digest(key):
+        if key in self._items and line["item"] == digest(self._items[key]):
             self._known[key] = Verdict(*(line[name] for name in Verdict._fields))
 
-    def _digest(self, key: tuple[str, int]) -> str:
-        item = self._items[key]
-        text = "\0".join((item.ground_truth, str(item.finished), item.response))
-        return f"{number(text):08x}"
+
+def check_grades(
+    directory: Path, benchmark: str, verifier: str, identity: Mapping[str, Any]
+) -> None:
+    """Raises a `ConfigError` when the file is there and holds something else; writes nothing."""
+    path = grade_path(directory, benchmark, verifier)
+    check_header(path, _header(identity, verifier), remedy=REMAKE)
+
+
+def _header(identity: Mapping[str, Any], verifier: str) -> dict[str, Any]:
+    known = {"verifier": verifier, "math-verify": installed("math-verify")}
+    return {"version": VERSION, **identity, **known}
+
+
+def graded_item(answer: Answer, ground_truth: str, verifier: str) -> Item:
+    """What the verifier is asked about a completion."""
+    return Item(answer.text, ground_truth, answer.finish == "stop", verifier, "none")
+
+
+def digest(item: Item) -> str:
+    """Tells the grade of a completion from that of another, or by another ground truth."""
+    text = "\0".join((item.ground_truth, str(item.finished), item.response))
+    return f"{number(text):08x}"
 
 
 def grade_path(directory: Path, benchmark: str, verifier: str) -> Path:

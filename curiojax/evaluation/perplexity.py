@@ -122,7 +122,7 @@ def score(
                 continue
             arrays, sizes = fill(batch, responses)
             device = {name: jax.device_put(array, sharding) for name, array in arrays.items()}
-            log_probs = _run(run, params, device)
+            log_probs = np.asarray(compute(run, params, device), np.float64)
             # Summed here, in float64 and in order: the same for every mesh and batch.
             sums = log_probs.sum(axis=1)[: len(sizes)]
             nll = np.divide(-sums, sizes, out=np.full(len(sizes), np.nan), where=sizes > 0)
@@ -143,9 +143,14 @@ def _program(config: models.ModelConfig, chunk_tokens: int, mesh: Mesh) -> Calla
     )
 
 
-def _run(run: Callable, params: Any, batch: dict[str, jax.Array]) -> np.ndarray:
+def compute(run: Callable, params: Any, batch: dict[str, jax.Array]) -> Any:
+    """What a program makes of a batch, on the host.
+
+    Raises:
+      ConfigError: the batch does not fit into memory.
+    """
     try:
-        return np.asarray(jax.device_get(run(params, batch)), np.float64)
+        return jax.device_get(run(params, batch))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -155,15 +160,20 @@ def _run(run: Callable, params: Any, batch: dict[str, jax.Array]) -> np.ndarray:
         ) from None
 
 
-def token_log_probs(
+def token_log_probs(params: Any, batch: dict[str, jax.Array], **settings: Any) -> jax.Array:
+    """Log-probability of every label, in nats, float32 [B, T]; 0 where `loss_mask` is 0."""
+    return token_scores(params, batch, **settings)["log_prob"]
+
+
+def token_scores(
     params: Any,
     batch: dict[str, jax.Array],
     *,
     config: models.ModelConfig,
     chunk_tokens: int,
     num_shards: int,
-) -> jax.Array:
-    """Log-probability of every label, in nats, float32 [B, T]; 0 where `loss_mask` is 0."""
+) -> dict[str, jax.Array]:
+    """What the LM head tells of every label: `log_prob`, `entropy`, ..., float32 [B, T] each."""
     hidden = models.forward(
         params, config, batch["tokens"], batch["positions"], batch["segment_ids"]
     )
@@ -177,7 +187,7 @@ def token_log_probs(
         chunk_tokens=chunk_tokens,
         num_shards=num_shards,
     )
-    return tokens["log_prob"]
+    return tokens
 
 
 def plan(lengths: np.ndarray, batch_tokens: int, shards: int = 1) -> Iterator[Batch]:

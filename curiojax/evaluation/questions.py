@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -78,7 +79,7 @@ class Sample:
     """
 
     text: str
-    tokens: list[int]
+    tokens: Sequence[int]
     finish: Finish
-    entropies: list[float] | None
+    entropies: Sequence[float] | None
     verdicts: dict[str, Verdict]

@@ -90,8 +90,8 @@ class EvaluationConfig(Section):
       mesh: devices of the JAX model; -1 takes all that are left.
       batch_size: completions that the JAX sampler computes at once.
       batch_tokens: tokens of one forward pass that measures entropies.
-      vllm_python, base_urls, num_servers, devices, weights_dir, extra_args, timeout_seconds: as in
-        `rollout` of a training config.
+      vllm_python, base_urls, num_servers, devices, extra_args, timeout_seconds: as in `rollout` of
+        a training config.
       grading_workers, grading_timeout_seconds, grading_memory_limit_mb: as in `reward`.
       expert_data: demonstrations to measure expert-token entropies on; none without its path.
     """
@@ -121,7 +121,6 @@ class EvaluationConfig(Section):
     base_urls: tuple[str, ...] = ()
     num_servers: int | None = Field(default=None, ge=1)
     devices: tuple[int, ...] = ()
-    weights_dir: str = "/dev/shm"
     extra_args: tuple[str, ...] = ()
     timeout_seconds: float = Field(default=3600, gt=0)
     grading_workers: int | None = Field(default=None, ge=1)
@@ -150,7 +149,8 @@ class EvaluationConfig(Section):
         """What tables and reports call the model."""
         path = Path(self.model.path or "model")
         # Every run directory ends in /hf.
-        return self.name or (path.parent.name if path.name == "hf" else "") or path.name
+        found = self.name or (path.parent.name if path.name == "hf" else "") or path.name
+        return found if found not in ("", "..") else path.resolve().name
 
     @property
     def model_overrides(self) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def load_settings(path: str | Path | None, overrides: Sequence[str] = ()) -> Eva
       ConfigError: unreadable file, malformed override, unknown key (with the nearest valid one) or
         invalid value; in one line.
     """
-    values = {} if path is None else _long(read_config(path))
+    values = {} if path is None else read_config(path, spelling=_long)
     return parse_settings(merge(values, _long(_read(overrides))))
 
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import ml_dtypes  # noqa: F401  (teaches numpy, and through it safetensors, the name "bfloat16")
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, SingleDeviceSharding
+from jax.sharding import AbstractMesh, Mesh, SingleDeviceSharding
 from safetensors.numpy import save_file
 
 from curiojax.errors import ConfigError
@@ -177,7 +177,7 @@ def save_pretrained(
             _write_json(folder / "config.json", config_to_hf(config, target.name))
 
 
-def check_mesh(config: ModelConfig, mesh: Mesh) -> None:
+def check_mesh(config: ModelConfig, mesh: Mesh | AbstractMesh) -> None:
     """Raises a `ConfigError` for a model whose sizes do not divide over the mesh."""
     for field, size, axis in (
         ("num_attention_heads", config.num_heads, "heads"),

@@ -72,7 +72,9 @@ class VllmRollout:
         self.last_sync: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._run = uuid.uuid4().hex[:8]
-        self._store = WeightStore(settings.weights_dir, config, settings.dtype)
+        self._store: WeightStore | None = None
+        if settings.weights_dir is not None:
+            self._store = WeightStore(settings.weights_dir, config, settings.dtype)
         self._run_dir: Path | None = None
         self._endpoints: list[Endpoint] = []
         try:
@@ -88,13 +90,14 @@ class VllmRollout:
         settings, count = self.settings, self.settings.server_count
         self._run_dir = make_run_directory()
         directory = _linked(directory, self.config, self._run_dir / "start")
+        remove = [self._run_dir, *([] if self._store is None else [self._store.folder])]
         for index in range(count):
             process = ServerProcess(
                 settings,
                 index,
                 self._run_dir,
                 Path(settings.log_dir).resolve(),
-                remove=[self._run_dir, self._store.folder],
+                remove=remove,
             )
             self._endpoints.append(self._endpoint(process, directory))
         shared = "" if settings.memory_share is None else ", shared with the trainer"
@@ -219,20 +222,23 @@ class VllmRollout:
           WeightsRefused: they are not finite, or a server found them unfit; the old ones serve on.
           RolloutError: when a server neither took them nor could be restarted with them.
         """
+        store = self._store
+        if store is None:
+            raise RuntimeError("sync: without a weights_dir there is nothing to hand over with")
         with self._lock:
             began = time.monotonic()
             try:
-                directory = self._store.write(params, version)
+                directory = store.write(params, version)
             except NotFinite as error:
                 raise WeightsRefused(f"weights of version {version}: {error}") from error
             written = time.monotonic()
-            ways = self._load(directory, self._tag(version))
+            ways = self._load(directory, self._tag(version), store)
             self.version = version
             ended = time.monotonic()
         self.last_sync = {"write": written - began, "load": ended - written, "ways": ways}
-        return SyncReport(version, ended - began, self._store.num_bytes)
+        return SyncReport(version, ended - began, store.num_bytes)
 
-    def _load(self, directory: Path, tag: str) -> list[str]:
+    def _load(self, directory: Path, tag: str, store: WeightStore) -> list[str]:
         before = [(endpoint.directory, endpoint.tag) for endpoint in self._endpoints]
         with ThreadPoolExecutor(len(self._endpoints)) as pool:
             futures = [pool.submit(e.load, directory, tag) for e in self._endpoints]
@@ -243,7 +249,7 @@ class VllmRollout:
         for endpoint, future, (old, old_tag) in zip(self._endpoints, futures, before, strict=True):
             if future.exception() is None:
                 endpoint.load(old, old_tag)
-        self._store.discard(directory)
+        store.discard(directory)
         raise errors[0]
 
     def sleep(self) -> None:
@@ -265,7 +271,8 @@ class VllmRollout:
         """Ends the servers that were started here, and removes all that was shared with them."""
         for endpoint in self._endpoints:
             endpoint.close()
-        self._store.close()
+        if self._store is not None:
+            self._store.close()
         if self._run_dir is not None:
             shutil.rmtree(self._run_dir, ignore_errors=True)
 

@@ -64,7 +64,8 @@ class VllmSettings:
         promises; if false, completions come without any (an empty list).
       extra_args: further command-line arguments of vLLM's server.
       env: further environment variables of the servers.
-      weights_dir: where weights are handed over: memory-backed, with room for two versions.
+      weights_dir: where weights are handed over: memory-backed, with room for two versions. None:
+        those of the start stay, and there is no `sync`.
       concurrent_groups: prompts under way on one server at a time, at most.
       start_timeout_seconds: from starting a server to its first token.
       request_timeout_seconds: for all completions of one prompt, waiting in the server included.
@@ -83,7 +84,7 @@ class VllmSettings:
     need_log_probs: bool = True
     extra_args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
-    weights_dir: str | Path = "/dev/shm"
+    weights_dir: str | Path | None = "/dev/shm"
     concurrent_groups: int = 128
     start_timeout_seconds: float = 1800.0
     request_timeout_seconds: float = 3600.0

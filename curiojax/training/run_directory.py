@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
+from curiojax import folders
 from curiojax.config import RunConfig, to_yaml
 from curiojax.errors import ConfigError
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None
 
 MARKER = "identity.json"
 
@@ -91,7 +87,7 @@ def check_claim(directory: Path, ours: dict[str, Any]) -> None:
                 f"output_dir: {directory} holds another run: {_told(_differences(theirs, ours))}; "
                 "restore the old values to continue it, or choose another output_dir"
             )
-    elif directory.is_dir() and {path.name for path in directory.iterdir()} - {"lock"}:
+    elif folders.holds_anything(directory, MARKER):
         raise ConfigError(
             f"output_dir: {directory} is not empty and holds no run of this program; choose another"
         )
@@ -103,44 +99,14 @@ def claim(directory: Path, config: RunConfig, ours: dict[str, Any]) -> None:
         multihost_utils.sync_global_devices("claim the run directory")
     if jax.process_index() != 0:
         return
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-        temporary = directory / f"{MARKER}.tmp"
-        temporary.write_text(json.dumps(ours, indent=1), encoding="utf-8")
-        temporary.replace(directory / MARKER)
-    except OSError as error:
-        raise ConfigError(
-            f"output_dir: {directory} cannot be written ({error.strerror}); choose another"
-        ) from None
+    # The marker first: a folder without it is taken for somebody else's.
+    folders.write_text(directory / MARKER, json.dumps(ours, indent=1))
+    folders.write_text(directory / "config.yaml", to_yaml(config))
 
 
-@contextmanager
-def lock(directory: Path) -> Iterator[None]:
-    """Keeps a second run out of the directory for as long as this one lives.
-
-    Raises:
-      ConfigError: another process has it, or the directory cannot be made.
-    """
-    if jax.process_index() != 0 or fcntl is None:
-        yield
-        return
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        file = (directory / "lock").open("w")
-    except OSError as error:
-        raise ConfigError(
-            f"output_dir: {directory} cannot be written ({error.strerror}); choose another"
-        ) from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(
-                f"output_dir: another process is running in {directory}; wait for it, or choose "
-                "another"
-            ) from None
-        yield
+def lock(directory: Path) -> AbstractContextManager[None]:
+    """As `curiojax.folders.lock`; of several processes, the first one holds it."""
+    return folders.lock(directory) if jax.process_index() == 0 else nullcontext()
 
 
 def require(value: str | None, field: str) -> str:

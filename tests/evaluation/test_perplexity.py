@@ -140,7 +140,7 @@ def test_logits_of_all_tokens_never_exist():
 def test_what_is_known_is_not_computed_again(scored, tmp_path, monkeypatch):
     path = tmp_path / "scores.jsonl"
     scored(path, "none")
-    monkeypatch.setattr(perplexity, "_run", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(perplexity, "compute", lambda *_: pytest.fail("computed again"))
     scored(path, "none")
 
 
