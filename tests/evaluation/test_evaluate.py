@@ -13,6 +13,7 @@ import pytest
 from curiojax.errors import ConfigError
 from curiojax.evaluate import main
 from curiojax.evaluation import journal
+from curiojax.evaluation.rows import completion_rows
 from curiojax.evaluation.runner import run_evaluation
 from curiojax.evaluation.settings import load_settings
 from tests.evaluation.benchmark_files import ROWS
@@ -181,6 +182,13 @@ def test_a_corrected_ground_truth_is_graded_again(trained, straight, tmp_path):
     before = json.loads((straight / "results.json").read_text())["benchmarks"]
     assert found["benchmarks"]["aime24"]["avg"]["value"] == 0 < before["aime24"]["avg"]["value"]
     assert found["benchmarks"]["minerva"]["avg"] == before["minerva"]["avg"]
+    # And back: the report shows the verdicts that count, not the latest.
+    again = run_evaluation(settings(trained, output))
+    assert again["benchmarks"] == before
+    part = again["benchmarks"]["aime24"]
+    right = [bool(value) for row in part["per_question"] for value in row["correct"]]
+    rows = completion_rows(output, again)["aime24"]
+    assert [row["correct"] for row in rows] == right and any(right)
 
 
 def test_prompts_that_do_not_fit_count_as_wrong(trained, tmp_path):
@@ -200,6 +208,10 @@ def test_prompts_that_do_not_fit_count_as_wrong(trained, tmp_path):
     assert part["per_question"][0]["correct"] == [0, 0, 0]
 
 
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.mark.parametrize(
     "change, words",
     [
@@ -210,8 +222,26 @@ def test_prompts_that_do_not_fit_count_as_wrong(trained, tmp_path):
     ],
 )
 def test_completions_of_other_settings_are_refused(trained, straight, change, words):
+    before = contents(straight)
     with pytest.raises(ConfigError, match=words):
         run_evaluation(settings(trained, straight, change))
+    assert contents(straight) == before  # what the folder says of itself included
+
+
+def test_other_questions_of_the_same_names_are_refused(trained, straight, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    output, files = tmp_path / "out", tmp_path / "files"
+    shutil.copytree(straight, output)
+    shutil.copytree(trained / "benchmarks", files)
+    rows = pq.read_table(files / "aime24.parquet").to_pylist()
+    changed = [{**row, "problem": f"Now: {row['problem']}"} for row in rows]
+    pq.write_table(pa.Table.from_pylist(changed), files / "aime24.parquet")
+    before = contents(output)
+    with pytest.raises(ConfigError, match="had another prompt"):
+        run_evaluation(settings(trained, output, f"benchmarks_dir={files}"))
+    assert contents(output) == before
 
 
 @pytest.mark.parametrize(
@@ -227,6 +257,9 @@ def test_completions_of_other_settings_are_refused(trained, straight, change, wo
         (["template=model"], "chat template"),
         (["benchmarks_dir=/nowhere"], "put its rows into /nowhere/aime24.parquet"),
         (["expert_data.groups=fixed"], "base"),
+        (["max_response_tokens=1024"], "max_response_tokens: .*1024 positions.*lower it"),
+        (["expert_data.path=/nowhere/train.jsonl"], "expert_data.path: .*/nowhere"),
+        (["verifier=maths"], "^verifier: "),
     ],
 )
 def test_wrong_input_is_one_line(trained, tmp_path, overrides, words, monkeypatch):
@@ -235,6 +268,45 @@ def test_wrong_input_is_one_line(trained, tmp_path, overrides, words, monkeypatc
         main(arguments(trained, tmp_path / "out", *overrides))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (["verifier=json:judge"], "^verifier: .*no function 'judge'"),
+        (["engine=vllm", "vllm_python=/nowhere/python"], "^vllm_python: /nowhere/python is not"),
+        (["engine=vllm", "vllm_python=python", "mesh={data: 7, fsdp: 1}"], "^mesh: .* 8 devices"),
+        (["mesh={data: 7, fsdp: 1}"], "^mesh: "),
+    ],
+)
+def test_what_would_fail_after_sampling_is_found_before(trained, tmp_path, overrides, words):
+    with pytest.raises(ConfigError, match=words):
+        run_evaluation(settings(trained, tmp_path / "out", *overrides))
+    for name in ("aime24", "minerva"):
+        assert len(lines(tmp_path / f"out/completions/{name}.jsonl")) == 1  # the header
+
+
+def test_memory_that_does_not_suffice_is_one_line(trained, tmp_path, monkeypatch):
+    import jax
+
+    def generate(*args, **kwargs):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating")
+
+    monkeypatch.setattr("curiojax.rollout.sampler.JaxSampler.generate", generate)
+    with pytest.raises(ConfigError, match=r"^batch_size: 16 completions of up to 64 tokens"):
+        run_evaluation(settings(trained, tmp_path / "out"))
+
+
+def test_workers_that_do_not_start_are_one_line(trained, straight, tmp_path, monkeypatch):
+    from curiojax.rewards.pool import WorkersUnavailable
+
+    def pool(*args, **kwargs):
+        raise WorkersUnavailable("no processes left")
+
+    shutil.copytree(straight, tmp_path / "out")
+    monkeypatch.setattr("curiojax.evaluation.runner.RewardPool", pool)
+    with pytest.raises(ConfigError, match=r"^grading_workers: no processes left"):
+        run_evaluation(settings(trained, tmp_path / "out", "verifier=exact"))
 
 
 def test_a_folder_of_something_else_is_left_alone(trained, tmp_path):

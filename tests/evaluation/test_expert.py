@@ -40,5 +40,14 @@ def test_moving_and_fixed_groups(trained, demonstrations, tmp_path):
     again = run_evaluation(settings(trained, tmp_path / "again", *small, *fixed))["expert_tokens"]
     assert again["entropy_top20"] == moving["entropy_top20"] and again["groups"] == "fixed"
 
+    # A base that has not measured all of them, or nothing at all: found before anything is sampled.
+    measured = tmp_path / "base/entropies/expert.jsonl"
+    measured.write_text("".join(measured.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(ConfigError, match="lacks 1 of 3 demonstrations"):
+        run_evaluation(settings(trained, tmp_path / "new", *small, *fixed))
+    nowhere = ("expert_data.groups=fixed", "expert_data.base=/nowhere")
+    with pytest.raises(ConfigError, match=r"^expert_data.base: /nowhere"):
+        run_evaluation(settings(trained, tmp_path / "new", *small, *nowhere))
+    assert not (tmp_path / "new").exists()
     with pytest.raises(ConfigError, match="other demonstrations"):
         run_evaluation(settings(trained, tmp_path / "other", *small, *fixed, "expert_data.limit=2"))

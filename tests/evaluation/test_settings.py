@@ -47,6 +47,21 @@ def test_the_model_in_short_and_in_full(tmp_path):
     assert load_settings(tmp_path / "b.yaml") == config
 
 
+def test_the_model_in_short_over_the_model_in_full(tmp_path):
+    (tmp_path / "base.yaml").write_text("model: {path: a, rope_theta: 40000}\nbenchmarks: aime24\n")
+    (tmp_path / "own.yaml").write_text("extends: base.yaml\nmodel: b\n")
+    config = load_settings(tmp_path / "own.yaml")
+    assert (config.model.path, config.model.rope_theta) == ("b", 40000)
+    assert config.benchmarks == ("aime24",)
+
+
+def test_the_name_of_where_one_stands(tmp_path, monkeypatch):
+    (tmp_path / "mine" / "hf").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "mine" / "hf")
+    assert parse_settings({"model": "."}).label == "hf"
+    assert parse_settings({"model": ".."}).label == "mine"
+
+
 @pytest.mark.parametrize(
     "path, name", [("runs/mine/hf", "mine"), ("Qwen/Qwen3-4B", "Qwen3-4B"), ("hf", "hf")]
 )
