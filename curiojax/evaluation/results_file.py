@@ -17,13 +17,13 @@ a function of the completions, entropies and grades beside it: it holds neither 
       strict                    {avg, pass} by the strict verifier, or null
       counts                    questions that are unverifiable (left out of the scores) or
                                 prompt_too_long (wrong); completions, and how many of them were
-                                truncated, no_think_close, no_box, no_answer, timeout, memory, crash,
-                                error, too_long
+                                truncated, no_think_close, no_box, no_answer, timeout, memory,
+                                crash, error, too_long
       rates                     truncated, no_think_close, no_box, timeout: shares of completions
       length                    mean, median, p95, max, histogram: {edges, counts}
       entropy                   token_mean, token_mean_se, sequence_mean, tokens, sequences; or null
       diversity                 ngram: {1..4}, ngram_first_512: {4}, distinct: {1..3},
-                                compression_ratio, distinct_answers, distinct_correct; null for n = 1
+                                compression_ratio, distinct_answers, distinct_correct; null if n = 1
       per_question              [{id, correct: [0 or 1] or null, strict, lengths,
                                   distinct_answers, majority, entropy}]
     }}
