@@ -45,7 +45,10 @@ class Reference:
         self.student.config.use_cache = False
         self.teacher = copy.deepcopy(self.student).eval().requires_grad_(False)
         self.student.train()
-        self.student.gradient_checkpointing_enable({"use_reentrant": False})
+        # The first name is transformers' of late, the second is older.
+        names = "activation_checkpointing_enable", "gradient_checkpointing_enable"
+        name = next(name for name in names if hasattr(self.student, name))
+        getattr(self.student, name)({"use_reentrant": False})
         self.optimizer = torch.optim.AdamW(
             self.student.parameters(),
             lr=job["learning_rate"],
