@@ -89,17 +89,14 @@ class Session:
         return (variants or len(self._jobs(name))) * (SETUP_UNITS + self.repeats)
 
     def _workers(self, name: str) -> list[Worker]:
-        # Compiled programs are kept for the processes that follow, except where compiling is timed.
-        cache = {"JAX_COMPILATION_CACHE_DIR": str(self.folder / "programs")} if self.gpu else {}
-        if name == "start":
-            cache = {
-                "JAX_COMPILATION_CACHE_DIR": str(self.folder / "start"),
-                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-                "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-            }
+        environment = {}
+        if name == "start":  # it brings its own, whatever the caller's environment says
+            environment["JAX_COMPILATION_CACHE_DIR"] = ""
+        elif self.gpu:  # programs are kept for the processes that follow
+            environment["JAX_COMPILATION_CACHE_DIR"] = str(self.folder / "programs")
         if self.gpu and "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:
-            cache["XLA_PYTHON_CLIENT_MEM_FRACTION"] = "0.95"
-        ours = {"environment": cache}
+            environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = "0.95"
+        ours = {"environment": environment}
         theirs = {"python": self.torch_python, "module": "speed.torch_worker"}
         return [
             Worker(
@@ -124,7 +121,8 @@ class Session:
             case "memory":
                 return [{**rows, "variant": variant} for variant in STEP_VARIANTS]
             case "start":
-                return [{**size, "variant": which} for which in ("cold", "warm")]
+                cache = {"cache": str(self.folder / "start")}
+                return [{**size, **cache, "variant": which} for which in ("cold", "warm")]
             case "search":
                 return [logits]
             case "figure6":
