@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--size", choices=sizes.NAMES, default="toy")
     parser.add_argument("--only", metavar="NAME,...", help=", ".join(session.NAMES))
-    parser.add_argument("--repeats", type=int, default=7, help="timed runs of each variant")
+    parser.add_argument("--repeats", type=int, default=5, help="timed runs of each variant")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the results here")
     parser.add_argument("--markdown", action="store_true", help="print the README's table")
     parser.add_argument("--read", metavar="FILE", type=Path, nargs="+", help="measure nothing")

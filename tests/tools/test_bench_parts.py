@@ -188,6 +188,46 @@ def test_compiling_while_the_clock_runs_is_an_error():
     assert set(timed(Silent(), {"warm": lambda: program(jnp.zeros(3))}, 2)) == {"warm"}
 
 
+def test_a_step_without_room_leaves_the_others(monkeypatch):
+    """Both kinds: more than the device has by XLA's plan, and refused when it is run."""
+    from types import SimpleNamespace as Names
+
+    from speed import programs, sizes, steps
+
+    weights = Names(is_deleted=lambda: False)
+    needs = {"sft_full": 5, "curio_full": 7, "sft_dots": 99, "curio_dots": 9}
+    order = []
+
+    class Step:
+        def __init__(self, size, name):
+            self.name, self.recipe = name, Names(teacher=None, name=name)
+
+        def __call__(self, state, batches):
+            order.append(self.name)
+            if self.name == "curio_dots":
+                raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
+            return state, Names(loss=float(len(order)))
+
+    class State(Names):
+        def _replace(self, **values):
+            return State(**{**vars(self), **values})
+
+    monkeypatch.setattr(steps, "_compile", Step)
+    monkeypatch.setattr(steps, "compiled_bytes", lambda recipe, step: needs[step.name])
+    monkeypatch.setattr(steps, "memory_limit", lambda: 10)
+    monkeypatch.setattr(steps, "random_state", lambda *_: State(teacher=(), weights=weights))
+    monkeypatch.setattr(steps, "batches_of", lambda *_: [])
+    monkeypatch.setattr(steps.jax.tree, "leaves", lambda state: [state.weights])
+    monkeypatch.setattr(programs.jax, "block_until_ready", lambda x: x)
+    job = {"size": sizes.SIZES["toy"].to_json(), "variants": list(needs), "repeats": 2}
+    found = steps.steps(Silent(), job)["variants"]
+    assert order[:3] == ["curio_full"] * 3 and found["curio_full"]["losses"] == [1, 2, 3]
+    assert found["sft_dots"]["failed"].startswith("needs 0.0 GB")
+    assert found["curio_dots"]["failed"].startswith("out of memory")
+    assert [name for name, v in found.items() if "seconds" in v] == ["sft_full", "curio_full"]
+    assert order[-4:] == ["curio_full", "sft_full"] * 2
+
+
 FAKE = """
 import sys, time
 from speed.worker import main, take_turns

@@ -10,6 +10,7 @@ import pytest
 
 from curiojax import models
 from curiojax.losses import temperature
+from curiojax.objectives import Curio
 from curiojax.training import metrics
 from curiojax.training.metrics import Watch
 from curiojax.training.step import compile_step, measure_microbatch
@@ -37,20 +38,25 @@ def size(tree):
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def flops(objective):
-    """Of one micro-batch with its gradient. Nothing is compiled; every loop counts once."""
+def lowered(objective):
+    """One micro-batch with its gradient; nothing is compiled."""
     recipe = tiny.recipe(objective, f"loss.chunk_tokens={TOKENS}", rows=1, model=ONE_LAYER)
     batch = {
         name: jax.ShapeDtypeStruct((1, TOKENS), dtype)
         for name, dtype in recipe.batch_dtypes.items()
     }
     params = models.abstract_params(ONE_LAYER)
-    lowered = jax.jit(lambda p, b: measure_microbatch(recipe, p, b, None)).lower(params, batch)
-    return lowered.cost_analysis()["flops"]
+    return jax.jit(lambda p, b: measure_microbatch(recipe, p, b, None)).lower(params, batch)
+
+
+def flops(program):
+    """Every loop counts once."""
+    return program.cost_analysis()["flops"]
 
 
 def test_being_ones_own_teacher_costs_within_three_percent():
-    plain, own = flops(SFT), flops(SELF)
+    step = lowered(SELF)
+    plain, own = flops(lowered(SFT)), flops(step)
     # The model, its gradient, and its recomputation without the head, which has none.
     head = ONE_LAYER.vocab_size * ONE_LAYER.hidden_size
     width = ONE_LAYER.hidden_size
@@ -60,8 +66,12 @@ def test_being_ones_own_teacher_costs_within_three_percent():
     values = jax.ShapeDtypeStruct((TOKENS, 512), jnp.float32)
     taus = jax.ShapeDtypeStruct((TOKENS,), jnp.float32)
     one = jax.jit(jax.vmap(lambda v, t: temperature._entropy_and_slope(v, t)[0]))
-    own += 14 * one.lower(values, taus).cost_analysis()["flops"]
+    own += 14 * flops(one.lower(values, taus))
     assert 1 < own / plain < 1.03
+    # Its search is that of one pass over the chunk, not a second one in the gradient.
+    logits = jax.ShapeDtypeStruct((TOKENS, ONE_LAYER.vocab_size), jnp.float32)
+    search = jax.jit(lambda x: temperature.entropy_guided_temperature(x, Curio())).lower(logits)
+    assert step.as_text().count("chlo.top_k") == search.as_text().count("chlo.top_k") == 2
 
 
 def test_state_and_sums_are_updated_in_place():

@@ -13,7 +13,7 @@ from curiojax.objectives import Curio, Sft
 from speed.inputs import teacher_logits
 from speed.programs import timed
 from speed.sizes import from_json
-from speed.worker import SETUP_UNITS, Channel
+from speed.worker import SETUP_UNITS, Channel, reason_of
 
 Job = dict[str, Any]
 
@@ -103,7 +103,7 @@ def head(channel: Channel, job: Job) -> dict[str, Any]:
             program = both.lower(*arguments).compile()
             (loss, _), _ = program(*arguments)
         except Exception as error:
-            found[name] = {"failed": str(error).splitlines()[0][:200]}
+            found[name] = {"failed": reason_of(error)}
         else:
             temporary = program.memory_analysis().temp_size_in_bytes
             found[name] = {"loss": float(loss), "compiled_bytes": temporary}

@@ -11,7 +11,14 @@ import psutil
 
 from curiojax import models
 from curiojax.training.step import compile_step
-from speed.programs import bytes_of, compiled_bytes, random_params, recipe_of, timed
+from speed.programs import (
+    bytes_of,
+    compiled_bytes,
+    memory_limit,
+    random_params,
+    recipe_of,
+    timed,
+)
 from speed.sizes import SIZES, Size, from_json, with_layers
 from speed.worker import SETUP_UNITS, Channel, Skipped
 
@@ -24,7 +31,7 @@ USABLE = 0.92
 def probe(channel: Channel, job: Job) -> dict[str, Any]:
     """The device; the size `fit`, and a checkpoint of the random weights, where the job asks."""
     device = jax.local_devices()[0]
-    limit = (device.memory_stats() or {}).get("bytes_limit")
+    limit = memory_limit()
     channel.unit()
     found: dict[str, Any] = {
         "device": device.device_kind,

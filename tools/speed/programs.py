@@ -84,6 +84,11 @@ def compiled_bytes(recipe: Recipe, step: Step) -> int:
     return bytes_of(state) + bytes_of(state.params) + temporary
 
 
+def memory_limit() -> int | None:
+    """Bytes that arrays may take on the device; None where it does not say."""
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+
+
 def peak_bytes() -> int | None:
     """What the device held at most since the process began; None where it does not say."""
     return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")

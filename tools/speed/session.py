@@ -115,7 +115,13 @@ class Session:
         logits = {"tokens": self.size.search_tokens, "vocab_size": self.size.model.vocab_size}
         match name:
             case "matmul":
-                return [{**size, "side": 8192 if self.gpu else 1024, "flops": 2e13}]
+                return [
+                    {
+                        **size,
+                        "side": 8192 if self.gpu else 1024,
+                        "flops": 2e13 if self.gpu else 2e10,
+                    }
+                ]
             case "steps":
                 return [{**rows, "variants": STEP_VARIANTS}]
             case "memory":

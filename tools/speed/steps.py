@@ -15,13 +15,14 @@ from curiojax.training.step import Step, compile_step
 from speed.programs import (
     batches_of,
     compiled_bytes,
+    memory_limit,
     peak_bytes,
     random_state,
     recipe_of,
     timed,
 )
 from speed.sizes import Size, from_json
-from speed.worker import SETUP_UNITS, Channel
+from speed.worker import SETUP_UNITS, Channel, reason_of
 
 Job = dict[str, Any]
 
@@ -54,37 +55,44 @@ def _compile(size: Size, variant: str) -> Step:
 
 
 def steps(channel: Channel, job: Job) -> dict[str, Any]:
-    """All variants in turn, on the same weights and tokens."""
+    """All variants in turn, on the same weights and tokens; one without room leaves the others."""
     size = from_json(job["size"])
     found: dict[str, dict[str, Any]] = {}
     compiled: dict[str, Step] = {}
     for name in job["variants"]:
         start = time.perf_counter()
         try:
-            compiled[name] = _compile(size, name)
-        except Exception as error:  # the device has no room for this one
-            found[name] = {"failed": str(error).splitlines()[0][:200]}
+            step = _compile(size, name)
+        except Exception as error:
+            found[name] = {"failed": reason_of(error)}
         else:
-            found[name] = {
-                "compile_seconds": time.perf_counter() - start,
-                "compiled_bytes": compiled_bytes(compiled[name].recipe, compiled[name]),
-            }
+            seconds, needed = time.perf_counter() - start, compiled_bytes(step.recipe, step)
+            found[name] = {"compile_seconds": seconds, "compiled_bytes": needed}
+            if needed > (limit := memory_limit() or needed):
+                reason = f"needs {needed / 1e9:.1f} GB, the device has {limit / 1e9:.1f}"
+                found[name]["failed"] = reason
+            else:
+                compiled[name] = step
         channel.unit(SETUP_UNITS - 1)
     recipe = recipe_of(size, "curio", "full")
     shared = Shared(random_state(recipe, size), batches_of(job, recipe))
+    runs: dict[str, Callable[[], Any]] = {}
     with jax.set_mesh(recipe.mesh):
-        if FIRST in compiled:
-            losses = [float(shared.step(compiled[FIRST])[1].loss) for _ in range(FIRST_STEPS)]
-            found[FIRST]["losses"] = losses
-        runs: dict[str, Callable[[], Any]] = {}
-        for name, step in compiled.items():
+        # The first steps of this one are compared with the reference's, so it has to go first.
+        for name in sorted(compiled, key=lambda name: name != FIRST):
 
-            def run(step: Step = step) -> Any:
+            def run(step: Step = compiled[name]) -> Any:
                 return shared.step(step)
 
-            run()
-            jax.block_until_ready(run())
-            runs[name] = run
+            try:
+                losses = [float(run()[1].loss) for _ in range(FIRST_STEPS)]
+            except Exception as error:
+                found[name]["failed"] = reason_of(error)
+                if any(x.is_deleted() for x in jax.tree.leaves(shared.state)):
+                    shared.state = random_state(recipe, size)
+            else:
+                found[name] |= {"losses": losses} if name == FIRST else {}
+                runs[name] = run
             channel.unit()
         for name, seconds in timed(channel, runs, job["repeats"]).items():
             found[name]["seconds"] = seconds
