@@ -29,6 +29,7 @@ NOT_IDENTITY = (
     "mesh",
     "checkpoint",
     "logging",
+    "evaluation",
     "world",
     "compare",
     "model.path",
