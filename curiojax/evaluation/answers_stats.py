@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -29,7 +30,8 @@ class Answers:
       scored: bool [questions]; False where the ground truth cannot be compared with, so that the
         question is left out of every score.
       given: int64 [questions, samples], the number of the answer, from 0 in every question, and -1
-        for none; None if the verifier does not say what it compared.
+        for none, or none that is known: grading failed. None if the verifier does not say what it
+        compared.
       given_correct: bool [questions, samples], whether the answer that the sample gives is right:
         the same for all samples with one answer. Verdicts on the same text can differ when one of
         them ran out of time; the first that was reached by comparing counts.
@@ -84,11 +86,12 @@ def read_answers(
     )
 
 
+@lru_cache(maxsize=65_536)
 def answer_key(answer: str | None) -> str | None:
     r"""What answers are told apart by: the text in one spelling (`rewards.normalise.canonical`).
 
     Only texts are compared, since computer algebra on a model's text belongs in a process that can
-    be killed. So `\dfrac12` and `\frac{1}{2}` are one answer, but `\frac{1}{2}`, `1/2` and `0.5`
+    be killed. So `\dfrac{1}{2}` and `\frac12` are one answer, but `\frac{1}{2}`, `1/2` and `0.5`
     are three, though a verifier may accept all of them.
 
     Returns:
@@ -125,7 +128,6 @@ def _number(keys: Sequence[str | None]) -> list[int]:
 def _agreed(keys: Sequence[str | None], verdicts: Sequence[Verdict]) -> list[bool]:
     right: dict[str | None, Verdict] = {None: _UNSAMPLED}
     for key, verdict in zip(keys, verdicts, strict=True):
-        known = right.setdefault(key, verdict)
-        if key is not None and known.status != "ok" and verdict.status == "ok":
+        if right.setdefault(key, verdict).status != "ok":
             right[key] = verdict
     return [right[key].correct for key in keys]

@@ -9,32 +9,19 @@ page as text nodes there.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from curiojax import progress
 from curiojax.reports import charts, page, tokens
+from curiojax.reports.completion_rows import VERDICTS, Row, facts, sample, visible
 
-Row = Mapping[str, Any]
 Completions = Mapping[str, Mapping[str, Sequence[Row]]]
 
 CAP_BYTES = 20_000_000
 ENTROPY_TOP = 2.0  # nats; the colours end here, in all reports, so that they can be compared
 _HEAD_CHARACTERS = 160
-
-# Code, in the order of the filter; what it is called; and its mark.
-VERDICTS = (
-    ("correct", "Correct", "\u2713"),
-    ("wrong", "Wrong", "\u2717"),
-    ("no_answer", "No answer", "?"),
-    ("truncated", "Truncated", "\u2026"),
-    ("timeout", "Grading timed out", "!"),
-    ("failed", "Grading failed", "!"),
-    ("unverifiable", "Not gradable", "\u2013"),
-    ("not_sampled", "Prompt too long", "\u2013"),
-)
 
 
 @dataclass(frozen=True)
@@ -62,20 +49,14 @@ class _Question:
         return sum(len(rows) for rows in self.rows)
 
 
-def verdict(row: Row) -> str:
-    """The one word of `VERDICTS` for a completion."""
-    status, finish = row.get("status"), row.get("finish")
-    if row.get("correct"):
-        return "correct"
-    if finish == "prompt_too_long":
-        return "not_sampled"
-    if status in ("timeout", "unverifiable"):
-        return str(status)
-    if status in ("memory", "crash", "error", "too_long"):
-        return "failed"
-    if finish == "length":
-        return "truncated"
-    return "no_answer" if status == "no_answer" else "wrong"
+@dataclass(frozen=True)
+class _Taken:
+    """A question that is shown: its entry in the index, and what opens."""
+
+    benchmark: str
+    completions: int
+    entry: dict[str, Any]
+    block: dict[str, Any]
 
 
 def listing(
@@ -92,12 +73,13 @@ def listing(
       models: names of all models, in the order of their colours.
       titles: of benchmarks, by name, in the order in which they are shown.
       cap_bytes: the questions shown are spread evenly over benchmarks (by their completions) and
-        within each; one is shown with all of its samples or not at all.
+        within each; one is shown with all of its samples or not at all. Of the others nothing but
+        `question` and `sample` is read, so that a row may be a mapping that loads the rest.
     """
     groups = _grouped(completions, models, list(titles))
     total = sum(q.completions for group in groups.values() for q in group)
-    blocks = _chosen(groups, cap_bytes)
-    names = [name for name in groups if any(q.benchmark == name for q, _ in blocks)]
+    taken = _chosen(groups, cap_bytes)
+    names = [name for name in groups if any(one.benchmark == name for one in taken)]
     index = {
         "models": [page.visible(name) for name in models],
         "dots": [charts.dot_class(i) for i in range(len(models))],
@@ -105,12 +87,12 @@ def listing(
         "verdicts": VERDICTS,
         "top": ENTROPY_TOP,
         "bins": tokens.BINS,
-        "questions": [_entry(question, names.index(question.benchmark)) for question, _ in blocks],
+        "questions": [one.entry | {"b": names.index(one.benchmark)} for one in taken],
     }
-    shown = sum(question.completions for question, _ in blocks)
-    parts = [page.json_block("completions", index)]
-    parts += [page.json_block(f"question-{i}", block) for i, (_, block) in enumerate(blocks)]
-    return Listing(_html(len(models), shown, total), parts, shown, total)
+    blocks = [page.json_block("completions", index)]
+    blocks += [page.json_block(f"question-{i}", one.block) for i, one in enumerate(taken)]
+    shown = sum(one.completions for one in taken)
+    return Listing(_html(len(models), shown, total), blocks, shown, total)
 
 
 def _grouped(
@@ -133,33 +115,34 @@ def _grouped(
     return {name: list(questions.values()) for name, questions in found.items() if questions}
 
 
-def _chosen(
-    groups: Mapping[str, Sequence[_Question]], cap_bytes: int
-) -> list[tuple[_Question, dict[str, Any]]]:
-    """What is shown, in order, with its data."""
+def _chosen(groups: Mapping[str, Sequence[_Question]], cap_bytes: int) -> list[_Taken]:
+    """What is shown, in order."""
     waiting = {name: [(i, group[i]) for i in _spread(len(group))] for name, group in groups.items()}
-    taken: dict[str, list[tuple[int, _Question, dict[str, Any]]]] = {name: [] for name in groups}
+    taken: dict[str, dict[int, _Taken]] = {name: {} for name in groups}
     counts = dict.fromkeys(groups, 0)
     size, total = 0, sum(len(group) for group in groups.values())
     with progress.LazyBar("completions for the report") as bar:
-        while open_ := [name for name in waiting if waiting[name]]:
-            name = min(open_, key=lambda name: counts[name])
-            number, question = waiting[name].pop(0)
-            block = _block(question)
-            length = len(page.json_block("question-00000", block)) + 100 * question.completions
+        while names := [name for name in waiting if waiting[name]]:
+            name = min(names, key=lambda name: counts[name])
+            place, question = waiting[name].pop(0)
+            one = _read(question)
+            length = sum(len(page.json_block("question-00000", x)) for x in (one.entry, one.block))
             if size + length <= cap_bytes:
                 size += length
-                counts[name] += question.completions
-                taken[name].append((number, question, block))
+                counts[name] += one.completions
+                taken[name][place] = one
                 bar(sum(map(len, taken.values())), total)
             elif taken[name]:
                 # Going on to smaller ones would show the short completions rather than any.
                 waiting[name] = []
-    return [(q, block) for name in groups for _, q, block in sorted(taken[name], key=_first)]
+    return [taken[name][place] for name in groups for place in sorted(taken[name])]
 
 
-def _first(item: tuple[int, _Question, dict[str, Any]]) -> int:
-    return item[0]
+def _read(question: _Question) -> _Taken:
+    """Reads every row once, for they may come from a file."""
+    rows: list[list[Row]] = [[dict(row) for row in own] for own in question.rows]
+    question = _Question(question.benchmark, question.id, rows)
+    return _Taken(question.benchmark, question.completions, _entry(question), _block(question))
 
 
 def _spread(count: int) -> list[int]:
@@ -168,60 +151,28 @@ def _spread(count: int) -> list[int]:
     return sorted(range(count), key=lambda i: int(f"{i:0{width}b}"[::-1], 2))
 
 
-def _entry(question: _Question, benchmark: int) -> dict[str, Any]:
+def _entry(question: _Question) -> dict[str, Any]:
     """A question in the index: what its row shows, and what the list is filtered and sorted by."""
     prompt = _any(question, "prompt")
     head = " ".join(str(prompt)[: 4 * _HEAD_CHARACTERS].split())[:_HEAD_CHARACTERS]
     return {
-        "b": benchmark,
         "id": page.visible(question.id),
         "head": None if prompt is None else page.visible(head),
-        "s": [[_facts(row) for row in rows] for rows in question.rows],
+        "s": [[facts(row) for row in rows] for rows in question.rows],
     }
-
-
-def _facts(row: Row) -> list[Any]:
-    """[verdict, whether cut at the limit, tokens, mean entropy in nats or None]"""
-    numbers = [v for e in row.get("entropies") or () if (v := page.finite(e, 8)) is not None]
-    mean = page.finite(math.fsum(numbers) / len(numbers), 4) if numbers else None
-    return [verdict(row), int(row.get("finish") == "length"), int(row.get("tokens") or 0), mean]
 
 
 def _block(question: _Question) -> dict[str, Any]:
     """What is shown of a question when it is open."""
     return {
-        "prompt": _visible(_any(question, "prompt")),
-        "truth": _visible(_any(question, "ground_truth")),
-        "s": [[_sample(row) for row in rows] for rows in question.rows],
-    }
-
-
-def _sample(row: Row) -> dict[str, Any]:
-    sample = {
-        "sample": int(row["sample"]),
-        "extracted": _visible(row.get("extracted")),
-        "status": page.visible(str(row.get("status"))),
-        "finish": page.visible(str(row.get("finish"))),
-    }
-    pieces, entropies = row.get("pieces"), row.get("entropies")
-    if pieces is None or entropies is None or len(pieces) != len(entropies):
-        return sample | {"text": _visible(row.get("text"))}
-    if not "".join(pieces).replace("\n", "").isprintable():
-        pieces = [page.visible(piece) for piece in pieces]
-    # Thousandths of a nat: whole numbers are short.
-    values = [page.finite(e, 8) for e in entropies]
-    return sample | {
-        "pieces": list(pieces),
-        "entropies": [None if v is None else round(1000 * v) for v in values],
+        "prompt": visible(_any(question, "prompt")),
+        "truth": visible(_any(question, "ground_truth")),
+        "s": [[sample(row) for row in rows] for rows in question.rows],
     }
 
 
 def _any(question: _Question, key: str) -> Any:
     return next((row.get(key) for rows in question.rows for row in rows), None)
-
-
-def _visible(text: Any) -> str | None:
-    return None if text is None else page.visible(str(text))
 
 
 def _html(models: int, shown: int, total: int) -> str:
@@ -257,7 +208,7 @@ def _html(models: int, shown: int, total: int) -> str:
         f'<form class="filters" id="list-filters" role="search" aria-label="Completions">'
         f"{''.join(fields)}</form>{compare}"
         '<p class="found" id="list-found" role="status"></p>'
-        '<ol class="items" id="list-items"></ol>'
+        '<ol class="items" id="list-items" role="list"></ol>'
         '<button type="button" class="more" id="list-more" hidden></button>'
         '<div id="list-panel" class="panel" role="status" hidden></div>'
     )

@@ -137,13 +137,9 @@ def lengths(
         if figure is None:
             continue
         identifier = f"length-{list(named).index(name)}"
-        key = "".join(
-            f'<span><i class="{charts.dot_class(i)}"></i>{share:.1%} truncated</span>'
-            for i, part in enumerate(parts)
-            if (share := number_at(part, "rates", "truncated")) is not None
-        )
-        means = [v for part in parts if (v := number_at(part, "length", "mean")) is not None]
-        caption = f"Mean {' and '.join(f'{mean:,.0f}' for mean in means)} tokens."
+        key = "".join(_length_key(i, part) for i, part in enumerate(parts) if part)
+        totals = {int(n) for part in parts if (n := number_at(part, "counts", "completions"))}
+        caption = f"{' and '.join(f'{n:,}' for n in sorted(totals))} responses."
         unit = figure.layout.meta["unit"]
         cards.append(charts.card(identifier, title, unit, caption, key))
         found[identifier] = figure
@@ -153,6 +149,13 @@ def lengths(
     )
     grid = f'<div class="grid">{"".join(cards)}</div>'
     return page.section("Response length", intro + grid, "lengths"), found
+
+
+def _length_key(index: int, part: Mapping[str, Any]) -> str:
+    mean, cut = number_at(part, "length", "mean"), number_at(part, "rates", "truncated")
+    facts = [] if mean is None else [f"mean {mean:,.0f}"]
+    facts += [] if cut is None else [f"{cut:.1%} truncated"]
+    return f'<span><i class="{charts.dot_class(index)}"></i>{", ".join(facts)}</span>'
 
 
 def length_figure(
@@ -235,7 +238,7 @@ def _histogram(part: Mapping[str, Any] | None) -> tuple[list[float], list[float]
 
 
 def _cut(counts: Sequence[float], truncated: float) -> list[float]:
-    """How many responses of each bin were cut: the longest, for they are all of those."""
+    """How many responses of each bin were cut: the longest, as far as a histogram can tell."""
     cut = [0.0] * len(counts)
     for i in reversed(range(len(counts))):
         cut[i] = min(counts[i], truncated)

@@ -23,7 +23,9 @@ from curiojax.progress import format_rows, is_numeric
 _INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 # Joiners are ordinary spelling in several scripts and in emoji; line breaks and tabs are layout.
 _KEPT = {"\n", "\t", "\u200c", "\u200d"}
-_NARROW = 44  # characters that fit across a phone
+_NARROW = 43.0  # characters that fit across a phone
+_PAPER = 90.0  # across a sheet of paper
+_PADDING = 2.5  # of a cell
 
 
 def visible(text: str) -> str:
@@ -78,7 +80,8 @@ def table(
     """A table; numbers are right-aligned. Narrow screens get it turned by 90 degrees if that helps.
 
     Where that does not help, because the rows are too many or their cells too long, `stack` gives
-    narrow screens one block per row, with a line for every column.
+    narrow screens a block for every row. Paper gets what narrow screens do if the table is too
+    wide for it.
 
     Raises:
       ValueError: a row does not have one cell per column.
@@ -90,23 +93,38 @@ def table(
     upright = _table_element(columns, cells, numeric)
     note = f'<p class="caption">{escape(caption)}</p>' if caption else ""
     if stack and len(columns) > 3 and rows and _turned_width(columns, cells) > _NARROW:
-        blocks = "".join(_stacked(columns, row) for row in cells)
-        stacked = f'<div class="narrow stack">{blocks}</div>'
-        return f'<div class="table wide">{upright}</div>{stacked}{note}'
-    if not (len(columns) > 3 and 1 <= len(rows) <= 4):
+        narrow, kind = "".join(_stacked(columns, row) for row in cells), "stack"
+    elif len(columns) > 3 and 1 <= len(rows) <= 4:
+        narrow, kind = _turned(columns, cells), "table"
+    else:
         return f'<div class="table">{upright}</div>{note}'
-    turned = _table_element(
-        [columns[0], *(row[0] for row in cells)],
-        [[column, *(row[i] for row in cells)] for i, column in enumerate(columns) if i > 0],
+    broad = " broad" if _width(columns, cells) > _PAPER else ""
+    wide = f'<div class="table wide{broad}">{upright}</div>'
+    return f'{wide}<div class="{kind} narrow{broad}">{narrow}</div>{note}'
+
+
+def _turned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return _table_element(
+        [columns[0], *(row[0] for row in rows)],
+        [[column, *(row[i] for row in rows)] for i, column in enumerate(columns) if i > 0],
         [False] + [True] * len(rows),
     )
-    return f'<div class="table wide">{upright}</div><div class="table narrow">{turned}</div>{note}'
 
 
-def _turned_width(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
-    """Characters that a table needs when turned, cells' padding included."""
-    longest = [max(map(len, row)) for row in rows]
-    return max(map(len, columns)) + sum(width + 2 for width in longest)
+def _width(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> float:
+    """Characters across a table; its headings, and the first column, may break between words."""
+    widths = []
+    for i, column in enumerate(columns):
+        texts = [column, *(row[i] for row in rows if i == 0)]
+        words = [len(word) for text in texts for word in text.split()]
+        widths.append(max(words + [len(row[i]) for row in rows if i > 0], default=0))
+    return sum(width + _PADDING for width in widths)
+
+
+def _turned_width(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> float:
+    turned = [[row[i] for row in rows] for i in range(len(columns))]
+    cells = [[column, *line] for column, line in zip(columns, turned, strict=True)]
+    return _width(cells[0], cells[1:])
 
 
 def _stacked(columns: Sequence[str], row: Sequence[str]) -> str:

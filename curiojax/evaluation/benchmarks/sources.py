@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from curiojax.data.prepared import find_file
 from curiojax.data.records import load_table
 from curiojax.errors import ConfigError
 from curiojax.evaluation.benchmarks.catalogue import KNOWN
 from curiojax.evaluation.benchmarks.entries import Entry
 
-SUFFIXES = (".parquet", ".jsonl", ".json")
 # Their values are files of their own, which nothing here reads (and which need further packages).
 _MEDIA = {"Image", "Audio", "Video", "Pdf"}
 
@@ -32,7 +32,7 @@ def read_table(entry: Entry, directory: Path | None) -> Table:
     """
     where = f"benchmarks: {entry.name}"
     known = KNOWN.get(entry.name)
-    prepared = None if entry.path else find_file(entry.name, directory)
+    prepared = None if entry.path or not directory else find_file(entry.name, directory)
     if entry.path is not None or prepared is not None:
         path = os.path.expanduser(entry.path or str(prepared))
         try:
@@ -59,14 +59,6 @@ def read_table(entry: Entry, directory: Path | None) -> Table:
         raise ConfigError(
             f"{where}: cannot fetch {known.hub_path} ({reason}); {consent}{place}"
         ) from error
-
-
-def find_file(name: str, directory: Path | None) -> Path | None:
-    """The file of a benchmark in a folder of prepared ones, if it is there."""
-    if directory is None:
-        return None
-    paths = [directory / f"{name}{suffix}" for suffix in SUFFIXES]
-    return next((path for path in paths if path.is_file()), None)
 
 
 def _read(path: str, split: str) -> Table:

@@ -30,6 +30,15 @@
     return made;
   };
 
+  // Text in a box that the keyboard can scroll.
+  const scrolled = (text, label, name) => {
+    const made = make("pre", text, name);
+    made.tabIndex = 0;
+    made.setAttribute("role", "region");
+    made.setAttribute("aria-label", label);
+    return made;
+  };
+
   // A token's text, with marks where it would otherwise be invisible.
   const mark = (text) => make("i", text, "m");
   const shown = (text) => {
@@ -51,10 +60,7 @@
   const response = (sample) => {
     if (!sample.pieces) {
       if (sample.text === null) return make("p", "The response is left out.", "hint");
-      const plain = make("pre", sample.text, "plain");
-      plain.tabIndex = 0;
-      plain.setAttribute("aria-label", "Response");
-      return plain;
+      return scrolled(sample.text, "Response", "plain");
     }
     const { pieces, entropies } = sample;
     const box = element("div", "tokens by-entropy");
@@ -150,10 +156,7 @@
       const why = `The authors of this benchmark ask not to publish its questions: the prompt and the ground truth of ${question.id} are left out.`;
       ask.append(make("p", why, "hint"));
     } else {
-      const prompt = make("pre", block.prompt);
-      prompt.tabIndex = 0;
-      prompt.setAttribute("aria-label", "Prompt");
-      ask.append(make("h4", "Prompt"), prompt);
+      ask.append(make("h4", "Prompt"), scrolled(block.prompt, "Prompt", ""));
       if (block.truth !== null) {
         ask.append(element("p", "truth", make("span", "Ground truth ", "hint"), make("code", block.truth)));
       }

@@ -39,7 +39,11 @@
 
   const least = (values) => values.length ? Math.min(...values) : Infinity;
   const most = (values) => values.length ? Math.max(...values) : -Infinity;
-  const share = (facts) => facts.filter(([verdict]) => verdict === "correct").length / facts.length;
+  // Of all samples, whatever the verdicts that are asked for.
+  const share = (_, i) => {
+    const facts = modelsShown().flatMap((model) => index.questions[i].s[model]);
+    return facts.filter(([verdict]) => verdict === "correct").length / facts.length;
+  };
   const lengths = (facts) => facts.map((fact) => fact[2]);
   const entropies = (facts) => facts.map((fact) => fact[3]).filter((value) => value !== null);
   // Name, key by which the smallest comes first, and the sample that has it.
@@ -50,7 +54,7 @@
     uncertain: ["Highest mean entropy", (facts) => -most(entropies(facts)), ([, , , h], facts) => h === most(entropies(facts))],
     certain: ["Lowest mean entropy", (facts) => least(entropies(facts)), ([, , , h], facts) => h === least(entropies(facts))],
     hardest: ["Fewest correct first", share],
-    easiest: ["Most correct first", (facts) => -share(facts)],
+    easiest: ["Most correct first", (facts, i) => -share(facts, i)],
   };
 
   const right = (question, model) => question.s[model].some(([verdict]) => verdict === "correct");
@@ -133,7 +137,9 @@
       signs.append(sign);
     });
     const correct = facts.filter(([verdict]) => verdict === "correct").length;
-    line.append(signs, make("span", facts.length ? `${correct} of ${facts.length} correct` : "no sample", "hint"));
+    const words = facts.length === 0 ? "no sample"
+      : facts.length === 1 ? verdictNames.get(facts[0][0]).name : `${correct} of ${facts.length} correct`;
+    line.append(signs, make("span", words, "hint"));
     return line;
   };
 
@@ -165,7 +171,7 @@
       element("span", "name", make("b", index.benchmarks[question.b]), " ", make("span", question.id, "id")),
       make("span", numbers.join(", "), "hint numbers"),
       make("span", head, question.head === null ? "excerpt hint" : "excerpt"),
-      element("span", several ? "all several" : "all", ...models.map((model) => marks(hit, model))),
+      element("span", several || question.s[models[0]].length > 12 ? "all line" : "all", ...models.map((model) => marks(hit, model))),
     );
     return state;
   };
@@ -212,7 +218,7 @@
     }
     const key = SORT[value("sort")][1];
     if (key) {
-      const keys = new Map(kept.map((hit) => [hit, key(hit.facts)]));
+      const keys = new Map(kept.map((hit) => [hit, key(hit.facts, hit.i)]));
       kept.sort((a, b) => keys.get(a) - keys.get(b) || a.i - b.i);
     }
     hits = kept;
