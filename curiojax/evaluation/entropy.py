@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -28,6 +28,17 @@ from curiojax.sharding import named_sharding, num_batch_shards
 
 VERSION = 1
 DIGITS = 4  # decimals kept, of nats
+
+
+class Texts(Protocol):
+    """Texts, and what is known of their tokens; `EntropyFile` keeps it on disk."""
+
+    texts: Mapping[str, Tokens]
+
+    @property
+    def known(self) -> np.ndarray: ...
+
+    def append(self, found: Mapping[str, tuple[list[float], list[float]]]) -> None: ...
 
 
 class EntropyFile:
@@ -91,7 +102,7 @@ class EntropyFile:
 def measure(
     params: Any,
     config: models.ModelConfig,
-    file: EntropyFile,
+    file: Texts,
     mesh: Mesh,
     *,
     batch_tokens: int = 32768,

@@ -12,7 +12,6 @@ from curiojax.config import RunConfig
 from curiojax.data.prompts import PromptData
 from curiojax.data.tokenizer import load_tokenizer
 from curiojax.errors import ConfigError
-from curiojax.rewards.pool import RewardPool
 from curiojax.rollout.base import Rollout, RolloutError
 from curiojax.sharding import make_mesh
 from curiojax.training import plan
@@ -21,6 +20,7 @@ from curiojax.training.checkpoint import Checkpoints
 from curiojax.training.engines import start_engine
 from curiojax.training.experience import place_update, trajectories_of
 from curiojax.training.grpo_metrics import Clock, mismatch_warning, round_metrics, update_metrics
+from curiojax.training.held_out import HeldOut, prepare
 from curiojax.training.metrics import MetricsWriter, check_loggers
 from curiojax.training.opening import check_memory, diverged, opened, starting_state
 from curiojax.training.policy_step import PolicyStep, compile_policy_step
@@ -28,7 +28,13 @@ from curiojax.training.recipe import Recipe
 from curiojax.training.result import Result, describe, export, finished
 from curiojax.training.rounds import Collector, forget_rounds
 from curiojax.training.run_directory import check_claim, identity, require, run_directory
-from curiojax.training.setup import build_prompt_data, read_model, say
+from curiojax.training.setup import (
+    build_prompt_data,
+    read_benchmarks,
+    read_model,
+    say,
+    start_grader,
+)
 from curiojax.training.state import TrainState
 from curiojax.training.stopping import stop_signal
 from curiojax.training.update import Scalars
@@ -54,21 +60,14 @@ def run_grpo(config: RunConfig, *, name: str = "training", details: bool = True)
         # ---- look at everything that can be wrong ----------------------------------------
         check_loggers(config.logging)
         models.check_target(directory / "hf")
-        reward = config.reward
-        grader = stack.enter_context(
-            RewardPool(
-                reward.verifier,
-                reward.format,
-                workers=reward.workers,
-                timeout_seconds=reward.timeout_seconds,
-                memory_limit_mb=reward.memory_limit_mb,
-            )
-        )
+        benchmarks = read_benchmarks(config)
+        grader = stack.enter_context(start_grader(config, benchmarks))
         mesh = make_mesh(**config.mesh.model_dump())
         model, fingerprint = read_model(config)
         plan.check_fit(config, model, mesh)
         tokenizer = load_tokenizer(require(config.model.path, "model.path"))
         prompts = build_prompt_data(config, tokenizer, grader)
+        held_out = prepare(config, benchmarks, grader, tokenizer, model)
         ours = identity(config, fingerprint, prompts.fingerprint)
         check_claim(directory, ours)
         steps = config.steps or 0
@@ -86,16 +85,25 @@ def run_grpo(config: RunConfig, *, name: str = "training", details: bool = True)
         recipe = Recipe(config, model, mesh, steps)
         with progress.status(f"{name}: compiling the updates"):
             step = compile_policy_step(recipe)
-        check_memory(recipe, step, show=details)
+        check_memory(recipe, step, held_out, show=details)
 
         # ---- train -----------------------------------------------------------------------
         state = starting_state(recipe, checkpoints)
-        engine = start_engine(recipe, state, directory)
+        engine = start_engine(recipe, state, directory, held_out.call if held_out else None)
         stack.callback(engine.close)
         collector = Collector(config, prompts, engine, grader, tokenizer)
         try:
             state = train(
-                recipe, step, state, prompts, engine, collector, checkpoints, directory, name
+                recipe,
+                step,
+                state,
+                prompts,
+                engine,
+                collector,
+                held_out,
+                checkpoints,
+                directory,
+                name,
             )
         except RolloutError as error:
             raise ConfigError(
@@ -115,6 +123,7 @@ def train(
     prompts: PromptData,
     engine: Rollout,
     collector: Collector,
+    held_out: HeldOut | None,
     checkpoints: Checkpoints,
     directory: Path,
     name: str,
@@ -137,6 +146,8 @@ def train(
         stop_signal() as stop,
         Ahead(collector, prompts, directory, concurrent=config.rollout.engine == "vllm") as ahead,
     ):
+        if held_out is not None and start == 0 and not writer.has(0):
+            writer.write({"step": 0, **held_out.evaluate(engine, recipe, state.params)})
         for number in range(start, steps):
             clock = Clock()
 
@@ -182,6 +193,8 @@ def train(
                 **clock.seconds(found),
                 "sync_gigabytes_per_second": synced.gigabytes_per_second,
             }
+            if held_out is not None and held_out.is_due(done, steps):
+                metrics |= held_out.evaluate(engine, recipe, state.params, show)
             writer.write(metrics)
             if not warned and (warning := mismatch_warning(metrics)):
                 warned = True

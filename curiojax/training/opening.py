@@ -11,6 +11,7 @@ from curiojax import progress
 from curiojax.config import RunConfig
 from curiojax.errors import ConfigError
 from curiojax.training.checkpoint import Checkpoints
+from curiojax.training.held_out import HeldOut
 from curiojax.training.memory import memory_budget
 from curiojax.training.policy_step import PolicyStep
 from curiojax.training.recipe import Recipe
@@ -35,13 +36,15 @@ def opened(config: RunConfig, directory: Path, ours: dict[str, Any]) -> Iterator
         yield Checkpoints(directory / "checkpoints", config.checkpoint, ours)
 
 
-def check_memory(recipe: Recipe, step: Step | PolicyStep, *, show: bool) -> None:
+def check_memory(
+    recipe: Recipe, step: Step | PolicyStep, held_out: HeldOut | None, *, show: bool
+) -> None:
     """Prints the memory that the run needs, if `show`.
 
     Raises:
       ConfigError: there is less.
     """
-    budget = memory_budget(recipe, step)
+    budget = memory_budget(recipe, step, held_out.call if held_out else None)
     if show:
         progress.print_pairs("memory per device", budget)
 

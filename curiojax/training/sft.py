@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -13,12 +15,13 @@ from curiojax.data.tokenizer import load_tokenizer
 from curiojax.sharding import make_mesh
 from curiojax.training import plan
 from curiojax.training.checkpoint import Checkpoints
+from curiojax.training.held_out import HeldOut, prepare
 from curiojax.training.metrics import MetricsWriter, Watch, check_loggers, read_metrics
 from curiojax.training.opening import check_memory, diverged, opened, starting_state
 from curiojax.training.recipe import Recipe, place
 from curiojax.training.result import Result, describe, export, finished
 from curiojax.training.run_directory import check_claim, identity, require, run_directory
-from curiojax.training.setup import build_data, read_model, say
+from curiojax.training.setup import build_data, read_benchmarks, read_model, say, start_grader
 from curiojax.training.state import TrainState
 from curiojax.training.step import Step, compile_step
 from curiojax.training.stopping import stop_signal
@@ -37,24 +40,27 @@ def run_sft(config: RunConfig, *, name: str = "training", details: bool = True) 
       ConfigError: the input is wrong; raised before anything is compiled or written.
     """
     directory = run_directory(config)
-    mesh = make_mesh(**config.mesh.model_dump())
+    with ExitStack() as stack:
+        # ---- look at everything that can be wrong -----------------------------------------
+        check_loggers(config.logging)
+        models.check_target(directory / "hf")
+        benchmarks = read_benchmarks(config)
+        grader = stack.enter_context(start_grader(config, benchmarks)) if benchmarks else None
+        mesh = make_mesh(**config.mesh.model_dump())
+        model, fingerprint = read_model(config)
+        plan.check_fit(config, model, mesh)
+        tokenizer = load_tokenizer(require(config.model.path, "model.path"))
+        data = build_data(config, tokenizer)
+        held_out = prepare(config, benchmarks, grader, tokenizer, model)
+        ours = identity(config, fingerprint, data.fingerprint)
+        check_claim(directory, ours)
+        steps = plan.total_steps(config, data)
+        if details:
+            progress.print_pairs(str(directory), plan.derived(config, model, data, mesh, steps))
+        for warning in (*config.objective.warnings, *plan.warnings(config, steps)):
+            say(f"warning: {warning}")
 
-    # ---- look at everything that can be wrong -------------------------------------------------
-    check_loggers(config.logging)
-    models.check_target(directory / "hf")
-    model, fingerprint = read_model(config)
-    plan.check_fit(config, model, mesh)
-    tokenizer = load_tokenizer(require(config.model.path, "model.path"))
-    data = build_data(config, tokenizer)
-    ours = identity(config, fingerprint, data.fingerprint)
-    check_claim(directory, ours)
-    steps = plan.total_steps(config, data)
-    if details:
-        progress.print_pairs(str(directory), plan.derived(config, model, data, mesh, steps))
-    for warning in (*config.objective.warnings, *plan.warnings(config, steps)):
-        say(f"warning: {warning}")
-
-    with opened(config, directory, ours) as checkpoints:
+        checkpoints = stack.enter_context(opened(config, directory, ours))
         if checkpoints.latest() == steps and (result := finished(directory)):
             say(f"{directory}: finished already")
             return result
@@ -63,11 +69,11 @@ def run_sft(config: RunConfig, *, name: str = "training", details: bool = True) 
         recipe = Recipe(config, model, mesh, steps)
         with progress.status(f"{name}: compiling the step"):
             step = compile_step(recipe)
-        check_memory(recipe, step, show=details)
+        check_memory(recipe, step, held_out, show=details)
 
         # ---- train -----------------------------------------------------------------------------
         state = starting_state(recipe, checkpoints)
-        state = train(recipe, step, state, data, checkpoints, directory, name)
+        state = train(recipe, step, state, data, held_out, checkpoints, directory, name)
         checkpoints.close()
 
         # ---- hand over ------------------------------------------------------------------------
@@ -80,6 +86,7 @@ def train(
     step: Step,
     state: TrainState,
     data: SupervisedData,
+    held_out: HeldOut | None,
     checkpoints: Checkpoints,
     directory: Path,
     name: str,
@@ -91,12 +98,18 @@ def train(
     if jax.process_index() == 0:
         writer = MetricsWriter(directory, config.logging, start, config.model_dump(mode="json"))
         skipped = sum(line.get("skipped", 0) for line in read_metrics(writer.path))
+        if held_out is not None and start == 0 and not writer.has(0):
+            with progress.status(f"{name}: answering held-out questions"):
+                writer.write({"step": 0, **held_out.evaluate(None, recipe, state.params)})
     watch = Watch(recipe, writer, progress.bar(name, total=steps, done=start), skipped)
     with jax.set_mesh(recipe.mesh), watch, stop_signal() as stop:
         for number, arrays in data.iterate(start, steps):
             state, scalars = step(state, list(place(arrays, recipe.mesh)))
             watch.see(number, scalars)
             done = number + 1
+            if held_out is not None and held_out.is_due(done, steps):
+                answer = partial(held_out.evaluate, None, recipe, state.params, watch.show)
+                watch.flush(answer)
             stopping = stop.after(done)
             if done % config.checkpoint.every == 0 or done == steps or stopping or watch.diverged:
                 watch.flush()
