@@ -221,7 +221,16 @@ STAGES = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def monkeypatch_module():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, monkeypatch_module):
+    one = make_mesh(devices=jax.devices()[:1])  # compiles faster than eight
+    for stage in STAGES:
+        monkeypatch_module.setattr(f"curiojax.training.{stage}.make_mesh", lambda **_: one)
     path = tmp_path_factory.mktemp("held-out")
     write_parquet(path / "sft.parquet", demonstrations("two", q=0.2, count=40, seed=0))
     write_parquet(path / "grpo.parquet", training_problems("id", 30, seed=0))
