@@ -158,6 +158,7 @@ def finish(result: Result) -> None:
     shown = ("step", "loss", "sft_nll", "sed_k2", "entropy", "entropy_top20", "tau_mean")
     if "reward" in last:
         shown = ("step", "reward", "accuracy", "format_rate", "entropy", "response_tokens")
+    shown = (*shown, "eval/avg", "eval/entropy")
     progress.print_pairs("last step", {key: last[key] for key in shown if key in last})
     progress.print_pairs(
         "written",
