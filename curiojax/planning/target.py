@@ -7,8 +7,6 @@ runs on one, so kernels are not tuned, and buffers that only a tuned choice need
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +15,7 @@ from unittest import mock
 import jax
 
 from curiojax.errors import ConfigError
+from curiojax.planning.environment import has_plugin
 
 DEVICES_PER_HOST = 8
 
@@ -89,25 +88,6 @@ class Target:
     def exact(self) -> bool:
         """Compiled for the GPU rather than for virtual CPU devices."""
         return self.name != "cpu"
-
-
-def has_plugin() -> bool:
-    """Is JAX's CUDA plug-in installed?"""
-    return any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13))
-
-
-def prepare(devices: int) -> None:
-    """Sets the environment variables that JAX reads once; call it before `jax` is imported."""
-    flags = os.environ.get("XLA_FLAGS", "").split()
-    ours = [f"--xla_force_host_platform_device_count={devices}"]
-    if has_plugin():
-        # There is no GPU to time kernels on.
-        ours.append("--xla_gpu_autotune_level=0")
-    names = {flag.split("=")[0] for flag in ours}
-    kept = [flag for flag in flags if flag.split("=")[0] not in names]
-    os.environ["XLA_FLAGS"] = " ".join([*kept, *ours])
-    # The plug-in registers its compiler, and does not look for a device.
-    os.environ["JAX_PLATFORMS"] = "cpu"
 
 
 def make_target(name: str, devices: int) -> Target:

@@ -37,7 +37,7 @@ def check_fit(config: RunConfig, model: ModelConfig, mesh: Mesh) -> None:
             f"data.row_length: {config.row_length} is shorter than prompt + response, which may "
             f"reach {longest} tokens; raise it, or lower rollout.max_response_tokens"
         )
-    if config.model.attention == "cudnn" and jax.default_backend() != "gpu":
+    if config.model.attention == "cudnn" and mesh.devices.flat[0].platform != "gpu":
         raise ConfigError("model.attention: cudnn needs an NVIDIA GPU; use auto")
 
 
@@ -118,10 +118,10 @@ def memory_budget(recipe: Recipe, step: Step | PolicyStep) -> dict[str, str]:
     """Bytes per device by kind: exact for what is kept, XLA's own figure for what is temporary."""
     state = recipe.abstract_state()
     budget = {
-        "parameters (float32)": _bytes(state.params),
-        "optimiser": _bytes(state.opt_state),
-        "teacher (float32)": _bytes(state.teacher),
-        "gradient sums (float32)": _bytes(state.params),
+        "parameters (float32)": tree_bytes(state.params),
+        "optimiser": tree_bytes(state.opt_state),
+        "teacher (float32)": tree_bytes(state.teacher),
+        "gradient sums (float32)": tree_bytes(state.params),
     }
     temporary = {
         name: getattr(analysis, "temp_size_in_bytes", 0) or 0
@@ -143,7 +143,7 @@ def memory_budget(recipe: Recipe, step: Step | PolicyStep) -> dict[str, str]:
     return shown
 
 
-def _bytes(tree: Any) -> int:
+def tree_bytes(tree: Any) -> int:
     """Bytes of one device's shards."""
     return sum(
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
