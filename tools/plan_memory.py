@@ -61,12 +61,13 @@ def run(config: RunConfig, options: argparse.Namespace) -> None:
     from curiojax.planning import show
     from curiojax.planning.plan import make_plan
     from curiojax.planning.presets import find_architecture
-    from curiojax.planning.sweep import default_rows, sweep
+    from curiojax.planning.sweep import check_rows, default_rows, sweep
     from curiojax.planning.target import make_target
 
     target = make_target(options.target, options.devices)
     model, source = find_architecture(config)
     rows = parse_rows(options.rows) if options.rows else default_rows(config, target)
+    check_rows(config, model, target, rows if options.sweep else [])
     with progress.status("compiling the step"):
         plan = make_plan(config, model, target)
     if not options.json:

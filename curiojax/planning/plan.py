@@ -132,8 +132,8 @@ class Plan:
 
     @property
     def tokens_per_second(self) -> float:
-        """At most, over all devices, if nothing overlaps and nothing else takes time."""
-        return self.tokens / (self.compute_seconds + self.link_seconds)
+        """At most, over all devices: communication hides behind products, or the reverse."""
+        return self.tokens / max(self.compute_seconds, self.link_seconds)
 
 
 def make_plan(config: RunConfig, model: ModelConfig, target: Target) -> Plan:
@@ -159,19 +159,13 @@ def make_recipe(config: RunConfig, model: ModelConfig, target: Target) -> Recipe
 def measure(recipe: Recipe, step: Step | PolicyStep, target: Target) -> Plan:
     """The plan of a step that is compiled already."""
     programs = {name: _look(recipe, compiled) for name, compiled in step.programs.items()}
-    state = recipe.abstract_state()
-    parameters = tree_bytes(state.params)
-    known = 2 * parameters
+    kept = state_bytes(recipe)
+    known = 2 * kept["parameters"]
     if getattr(recipe.config.objective, "needs_teacher_logits", False):
-        known += tree_bytes(teacher_head(recipe, state.teacher.params))
-    kept = {
-        "parameters": parameters,
-        "optimiser": tree_bytes(state.opt_state),
-        "teacher": tree_bytes(state.teacher),
-        "gradients": parameters,
-        # What a micro-batch adds: its tokens, and what the passes before found about them.
-        "batch": programs["accumulate"].arguments - known,
-    }
+        teacher: Any = recipe.abstract_state().teacher
+        known += tree_bytes(teacher_head(recipe, teacher.params))
+    # What a micro-batch adds: its tokens, and what the passes before found about them.
+    kept["batch"] = programs["accumulate"].arguments - known
     return Plan(
         recipe.config,
         recipe.model,
@@ -182,6 +176,17 @@ def measure(recipe: Recipe, step: Step | PolicyStep, target: Target) -> Plan:
         recipe.config.rows_per_microbatch * recipe.config.row_length,
         model_flops(recipe.config, recipe.model),
     )
+
+
+def state_bytes(recipe: Recipe) -> dict[str, int]:
+    """Bytes on one device of what a run keeps, by kind; nothing is compiled for it."""
+    state = recipe.abstract_state()
+    return {
+        "parameters": tree_bytes(state.params),
+        "optimiser": tree_bytes(state.opt_state),
+        "teacher": tree_bytes(state.teacher),
+        "gradients": tree_bytes(state.params),
+    }
 
 
 def _look(recipe: Recipe, compiled: Any) -> ProgramPlan:

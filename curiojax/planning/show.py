@@ -19,7 +19,7 @@ KINDS = {
     "optimiser": "optimiser",
     "teacher": "teacher",
     "gradients": "gradient sums",
-    "batch": "micro-batch",
+    "batch": "micro-batch and statistics",
     "temporaries": "activations and temporaries",
     "generated_code": "generated code",
 }
@@ -158,7 +158,7 @@ def _floor(plan: Plan) -> Mapping[str, str]:
     return shown | {
         "compute, at least": f"{plan.compute_seconds:.3f} s",
         "NVLink, at least": f"{plan.link_seconds:.3f} s",
-        "tokens per second, at most": f"{plan.tokens_per_second:,.0f}, nothing overlapped; "
+        "tokens per second, at most": f"{plan.tokens_per_second:,.0f}; "
         f"{plan.tokens_per_second / plan.devices:,.0f} per device",
     }
 

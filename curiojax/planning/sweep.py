@@ -8,7 +8,7 @@ from dataclasses import replace
 from curiojax.config import RunConfig
 from curiojax.models import ModelConfig
 from curiojax.models.config import REMAT_POLICIES
-from curiojax.planning.plan import Plan, make_plan
+from curiojax.planning.plan import Plan, make_plan, make_recipe
 from curiojax.planning.target import Target
 from curiojax.sharding import make_mesh, num_batch_shards
 
@@ -39,9 +39,6 @@ def sweep(
       rows: values of `rows_per_microbatch`.
       known: plans of this config that need not be compiled again.
       progress: `(done, total, **stats)`, called after every compilation.
-
-    Raises:
-      ConfigError: a number of rows that the mesh cannot split.
     """
     ready = {setting_of(plan): plan for plan in known}
     rows = sorted(set(rows))
@@ -63,6 +60,12 @@ def sweep(
     return found
 
 
+def check_rows(config: RunConfig, model: ModelConfig, target: Target, rows: Sequence[int]) -> None:
+    """Raises a `ConfigError` for a number of rows that the mesh cannot split."""
+    for count in rows:
+        make_recipe(changed(config, model.remat, count), model, target)
+
+
 def changed(config: RunConfig, remat: str, rows: int) -> RunConfig:
     """The config with another policy and micro-batch."""
     section = config.model.model_copy(update={"remat": remat})
@@ -76,13 +79,14 @@ def setting_of(plan: Plan) -> Setting:
 def suggest(plans: Sequence[Plan], memory: float) -> Plan | None:
     """The plan with the most tokens per second among those that fit; None where none does.
 
-    Where two are within half a percent, which the estimate cannot tell apart, the smaller one.
+    Within two percent the smallest micro-batch wins: the last one of a step is half empty on
+    average, which costs more than that.
     """
     fitting = [plan for plan in plans if plan.fits(memory)]
     if not fitting:
         return None
     best = max(plan.tokens_per_second for plan in fitting)
     return min(
-        (plan for plan in fitting if plan.tokens_per_second >= 0.995 * best),
-        key=lambda plan: plan.peak,
+        (plan for plan in fitting if plan.tokens_per_second >= 0.98 * best),
+        key=lambda plan: (plan.config.rows_per_microbatch, plan.peak),
     )
