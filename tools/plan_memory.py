@@ -1,6 +1,6 @@
 """Does a run fit, and how fast can it be? Answered by compiling its step, without the machine.
 
-    python tools/plan_memory.py CONFIG [key=value ...] [--devices 8] [--target h100] [--sweep] [--json]
+    python tools/plan_memory.py CONFIG [key=value ...] [--devices 8] [--target h100] [--sweep]
 
 Compiles the programs that training would run, from shapes: no weights are read and nothing is
 trained. With JAX's CUDA plug-in installed (tools/setup_aot.sh makes an environment that has it) the

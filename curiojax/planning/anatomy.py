@@ -124,3 +124,22 @@ def logits_at_once(program: Program, vocab: int, weights: Collection[int]) -> in
 def _numbers(pattern: str, text: str) -> list[int]:
     found = re.search(pattern, text)
     return [int(n) for n in found[1].split(",") if n] if found else []
+
+
+def saved_activations(program: Program, layers: int, tokens: Collection[int]) -> int:
+    """Bytes that the loop over the layers keeps of every layer for the backward pass.
+
+    They are the arrays `[layers, ...]` that it carries and that have an axis of tokens.
+
+    Args:
+      tokens: sizes of such an axis: tokens of a row, and of all rows of a device.
+    """
+    found = [0]
+    for operation, _, _ in program.operations("while"):
+        kept = [
+            array.bytes
+            for array in operation.result
+            if len(array.shape) > 1 and array.shape[0] == layers and {*array.shape[1:]} & {*tokens}
+        ]
+        found.append(sum(kept))
+    return max(found)

@@ -34,9 +34,11 @@ LINK_BANDWIDTH = 450e9
 
 @dataclass(frozen=True)
 class ProgramPlan:
-    """One program, on one device; bytes, except for the last four.
+    """One program, on one device.
 
     Attributes:
+      arguments, outputs, aliased, temporaries, generated_code: bytes, by XLA's memory analysis.
+      activations: bytes among the temporaries that the layers keep for the backward pass.
       own: what it needs beside the state, the gradient sums and the batch that are there anyway:
         temporaries, and outputs that do not take the place of an input.
       flops: of matrix products, loops counted as often as they run; kernels of libraries are not
@@ -53,6 +55,7 @@ class ProgramPlan:
     outputs: int
     aliased: int
     temporaries: int
+    activations: int
     generated_code: int
     flops: int
     xla_flops: float | None
@@ -104,7 +107,12 @@ class Plan:
         """Bytes at the peak, which is their sum."""
         largest = self.programs[self.largest_program]
         code = sum(program.generated_code for program in self.programs.values())
-        return {**self.kept, "temporaries": largest.own, "generated_code": code}
+        return {
+            **self.kept,
+            "activations": largest.activations,
+            "temporaries": largest.own - largest.activations,
+            "generated_code": code,
+        }
 
     @property
     def peak(self) -> int:
@@ -196,11 +204,14 @@ def _look(recipe: Recipe, compiled: Any) -> ProgramPlan:
     vocab, hidden = model.vocab_size // shape["tensor"], model.hidden_size
     tokens = recipe.config.rows_per_microbatch * recipe.config.row_length
     tokens //= num_batch_shards(recipe.mesh)
+    axes = {tokens, recipe.config.row_length}
+    saved = anatomy.saved_activations(program, model.num_layers, axes)
     return ProgramPlan(
         arguments=int(memory.argument_size_in_bytes),
         outputs=int(memory.output_size_in_bytes),
         aliased=int(memory.alias_size_in_bytes),
         temporaries=int(memory.temp_size_in_bytes),
+        activations=min(saved, int(memory.temp_size_in_bytes)),
         generated_code=int(memory.generated_code_size_in_bytes),
         flops=anatomy.executed_flops(program),
         xla_flops=_xla_flops(compiled),

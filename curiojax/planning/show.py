@@ -20,7 +20,8 @@ KINDS = {
     "teacher": "teacher",
     "gradients": "gradient sums",
     "batch": "micro-batch and statistics",
-    "temporaries": "activations and temporaries",
+    "activations": "saved activations",
+    "temporaries": "temporaries",
     "generated_code": "generated code",
 }
 
@@ -100,6 +101,7 @@ def _program(program: ProgramPlan) -> dict[str, Any]:
         "output_bytes": program.outputs,
         "aliased_bytes": program.aliased,
         "temporary_bytes": program.temporaries,
+        "activation_bytes": program.activations,
         "generated_code_bytes": program.generated_code,
         "flops": program.flops,
         "xla_flops": program.xla_flops,
@@ -185,9 +187,9 @@ def compiled_for(plan: Plan, asked: str) -> str:
 def show_sweep(plans: Sequence[Plan]) -> None:
     """Prints the plans of a sweep, and the one to take."""
     chip = plans[0].target.chip
+    fits = [f"fits {c.memory / 1e9:.0f} GB" for c in CHIPS.values()]
     print_table(
-        ["remat", "rows", "peak", *(f"fits {c.memory / 1e9:.0f} GB" for c in CHIPS.values())]
-        + ["compute s", "NVLink s", "tokens/s at most"],
+        ["remat", "rows", "peak", *fits, "compute s", "NVLink s", "tokens/s at most"],
         [
             [
                 plan.config.model.remat,

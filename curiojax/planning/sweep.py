@@ -1,4 +1,4 @@
-"""Which rematerialisation and which micro-batch: every pair is compiled, the best that fits wins."""
+"""Which rematerialisation and which micro-batch: all are compiled, the best that fits wins."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """Programs are read right: a text worked through by hand, and compiled ones with a closed form."""
 
+# ruff: noqa: E501  (lines of a program)
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -110,6 +112,24 @@ def test_a_scan_counts_as_often_as_it_runs():
     gradient = jax.grad(lambda x, w: layers(x, w).sum(), argnums=1)
     # Forward, and backward for the weights and for the inputs (of all layers, the first included).
     assert anatomy.executed_flops(compiled(gradient, x, weights)) == 3 * 5 * 2 * 256 * 64 * 64
+
+
+def test_what_layers_save_is_told_from_their_weights():
+    layers, tokens, width = 5, 256, 64
+    x = jax.ShapeDtypeStruct((tokens, width), jnp.float32)
+    weights = jax.ShapeDtypeStruct((layers, width, width), jnp.float32)
+
+    @jax.checkpoint
+    def layer(x, w):
+        return jnp.tanh(jnp.tanh(x @ w) @ w), None
+
+    def loss(x, weights):
+        return jax.lax.scan(layer, x, weights)[0].sum()
+
+    program = compiled(jax.grad(loss, argnums=1), x, weights)
+    # Everything is rematerialised from the layers' inputs.
+    assert anatomy.saved_activations(program, layers, {tokens}) == layers * tokens * width * 4
+    assert anatomy.saved_activations(compiled(loss, x, weights), layers, {tokens}) == 0
 
 
 def test_communication_of_a_split_product():
