@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterator
+from itertools import combinations
 from typing import NamedTuple
 
 from curiojax.planning.hlo import Array, Operation, Program
@@ -53,14 +54,19 @@ def _payload(operation: Operation, inputs: list[tuple[Array, ...]]) -> list[int]
 
 
 class Product(NamedTuple):
-    """A matrix product and how often it runs.
-
-    `sizes` are all dimensions of both operands.
-    """
+    """A matrix product of two operands of these shapes, and how often it runs."""
 
     flops: int
     times: int
-    sizes: tuple[int, ...]
+    left: tuple[int, ...]
+    right: tuple[int, ...]
+
+    def has_axis(self, size: int) -> bool:
+        """An operand has it, or both do where the compiler has cut the contracted axis in parts."""
+        if size in self.left + self.right:
+            return True
+        cut = [{a * b for a, b in combinations(shape, 2)} for shape in (self.left, self.right)]
+        return size in cut[0] & cut[1]
 
 
 def products(program: Program) -> Iterator[Product]:
@@ -73,7 +79,7 @@ def products(program: Program) -> Iterator[Product]:
         axes = _numbers(r"lhs_contracting_dims=\{([\d,]*)\}", operation.text)
         size = math.prod(operation.result[0].shape)
         flops = 2 * size * math.prod(left[axis] for axis in axes)
-        yield Product(flops, times, left + right)
+        yield Product(flops, times, left, right)
 
 
 def executed_flops(program: Program) -> int:
@@ -88,7 +94,7 @@ def head_passes(program: Program, vocab: int, hidden: int, tokens: int) -> float
       vocab, hidden: sizes of the head as one device uses it.
       tokens: those of one device.
     """
-    head = [p for p in products(program) if vocab in p.sizes]
+    head = [p for p in products(program) if p.has_axis(vocab)]
     return sum(p.flops * p.times for p in head) / (2 * tokens * vocab * hidden)
 
 

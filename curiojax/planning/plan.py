@@ -28,7 +28,8 @@ from curiojax.training.step import Step, compile_step
 # Per device, for what no compiler sees: NCCL's buffers, cuDNN, the CUDA context and gaps between
 # allocations. An allowance, not a measurement.
 RESERVE = 5e9
-# Bytes per second that one GPU sends over NVLink to the others of its host.
+# Bytes per second that one GPU sends over NVLink to the others of its host. Between hosts, eight
+# adapters of 400 Gb/s each make nearly the same bound.
 LINK_BANDWIDTH = 450e9
 
 
@@ -133,7 +134,7 @@ class Plan:
 
     @property
     def link_seconds(self) -> float:
-        """Of a micro-batch's collectives at the full bandwidth of NVLink, within one host."""
+        """Of a micro-batch's collectives at the full bandwidth of NVLink."""
         remote = (self.devices - 1) / self.devices
         sent = sum(program.sent_bytes for program in self.per_microbatch)
         return sent * remote / LINK_BANDWIDTH

@@ -83,6 +83,21 @@ def test_products_with_a_head_are_counted_in_passes():
     assert anatomy.head_passes(program, vocab=31, hidden=64, tokens=16) == 0
 
 
+def test_a_head_whose_contraction_is_cut_in_parts():
+    """On a GPU the hidden states' gradient [S, V] x [V, D] may become two products of V / 2."""
+    program = parse(
+        """\
+ENTRY %main (p.0: bf16[64,2,48], p.1: bf16[2,48,16]) -> f32[2,64,16] {
+  %p.0 = bf16[64,2,48]{2,1,0} parameter(0)
+  %p.1 = bf16[2,48,16]{2,1,0} parameter(1)
+  ROOT %dot = f32[2,64,16]{2,1,0} dot(%p.0, %p.1), lhs_batch_dims={1}, lhs_contracting_dims={2}, rhs_batch_dims={0}, rhs_contracting_dims={1}
+}
+"""
+    )
+    assert anatomy.executed_flops(program) == 2 * 64 * 96 * 16
+    assert anatomy.head_passes(program, vocab=96, hidden=16, tokens=64) == 1
+
+
 def test_scores_are_told_from_weights():
     program = parse(BY_HAND)
     assert anatomy.logits_at_once(program, 32, weights={64, 8}) == 1024
