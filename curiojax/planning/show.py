@@ -178,9 +178,9 @@ def compiled_for(plan: Plan, asked: str) -> str:
     """What the numbers are worth, in a few words."""
     if plan.target.exact:
         return f"{plan.target.chip.name}, without one; kernels are not tuned, nothing is run"
-    remark = "virtual CPU devices: less exact (other fusions, wider collectives)"
+    remark = "virtual CPU devices: less exact, mostly more (float32 for bfloat16)"
     if asked != "cpu":
-        remark += "; for the GPU, an environment of tools/setup_aot.sh"
+        remark += "; exact in an environment of tools/setup_aot.sh"
     return remark
 
 

@@ -128,5 +128,6 @@ def test_on_virtual_cpu_devices(remat):
     found = plan(sys.executable, "cpu", f"model.remat={remat}")
     assert not found["target"]["exact"]
     assert found["bytes_per_device"]["parameters"] == 3_808_974_848
-    assert found["peak_bytes"] < {"full": 40e9, "dots": 60e9}[remat]
+    # What is bfloat16 on a GPU is held as float32 here, twice over where products are saved.
+    assert found["peak_bytes"] < {"full": 40e9, "dots": 90e9}[remat]
     head_and_vocabulary(found)
