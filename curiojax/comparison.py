@@ -10,16 +10,13 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.compilation_cache import compilation_cache as cache
 
 from curiojax import models, progress, quickstart
 from curiojax.config import RunConfig, read_yaml, to_yaml
@@ -27,6 +24,7 @@ from curiojax.data.worlds import BASE_MODEL
 from curiojax.errors import ConfigError
 from curiojax.evaluation.results import read_evaluations, write_evaluation
 from curiojax.training.checkpoint import restore_params
+from curiojax.training.compilation import compilation_cache
 from curiojax.training.metrics import read_metrics
 from curiojax.training.sft import run_sft
 
@@ -106,29 +104,6 @@ def claim(config: RunConfig, directory: Path) -> None:
         )
     directory.mkdir(parents=True, exist_ok=True)
     marker.write_text(to_yaml(config), encoding="utf-8")
-
-
-@contextmanager
-def compilation_cache() -> Iterator[None]:
-    """Lets runs that differ in their data alone share what was compiled, unless a cache is set."""
-    if getattr(jax.config, "jax_compilation_cache_dir", None):
-        yield
-        return
-    names = (
-        "jax_compilation_cache_dir",
-        "jax_persistent_cache_min_compile_time_secs",
-        "jax_persistent_cache_min_entry_size_bytes",
-    )
-    before = {name: getattr(jax.config, name) for name in names}
-    with TemporaryDirectory(prefix="curiojax-") as folder:
-        for name, value in zip(names, (folder, 0.0, -1), strict=True):
-            jax.config.update(name, value)
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                jax.config.update(name, value)
-            cache.reset_cache()  # or JAX would go on writing to the folder
 
 
 def measured(directory: Path, *, name: str | None = None, seed: int | None = None) -> Measured:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import re
-import shutil
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +23,6 @@ from curiojax.config import (
     merge,
     parse_config,
     parse_objective,
-    to_yaml,
 )
 from curiojax.data.tokenizer import load_tokenizer
 from curiojax.data.worlds import BASE_MODEL
@@ -41,23 +38,14 @@ from curiojax.evaluation.countdown import evaluate_countdown
 from curiojax.evaluation.results import read_evaluations, write_evaluation
 from curiojax.evaluation.wrong_samples import write_jsonl, wrong_samples
 from curiojax.models import ModelConfig
-from curiojax.reports.training import write_training_report
+from curiojax.reports.quickstart import columns, show
 from curiojax.stages import ONLY_IN
+from curiojax.training.compilation import compilation_cache
 from curiojax.training.grpo import run_grpo
 from curiojax.training.result import Result
 from curiojax.training.run_directory import run_directory
 from curiojax.training.sft import run_sft
 
-READING = (
-    "One seed on a toy task: read differences below about 0.03 as noise. A study of such a world "
-    "with four seeds found: vanilla SFT raises accuracy on problems like the demonstrations, and "
-    "costs entropy and most of the base model's pass@16 on hard problems. Where the demonstrations "
-    "hold several strategies, CurioSFT as published gives a part of both back and costs accuracy; "
-    "a fixed temperature of 1.5 does more of the same. A lower learning rate has an effect of "
-    "similar size, and strategies that the demonstrations lack are lost with every method. GRPO "
-    "afterwards raises accuracy a little and costs entropy; whether it started from vanilla SFT or "
-    "from CurioSFT as published made no difference that the study could tell from noise."
-)
 # Of the common part of a comparison's config, what a run of GRPO has no use for.
 SFT_ONLY = (*ONLY_IN["sft"], "objective", "data.max_response_tokens")
 
@@ -87,10 +75,11 @@ def run_comparison(config: RunConfig) -> None:
 
     results: dict[str, Result] = {}
     explained: set[str] = set()
-    for number, (name, run) in enumerate(runs.items(), start=1):
-        label = f"{name} ({number} of {len(runs)})"
-        results[name] = train(run, name=label, details=run.stage not in explained)
-        explained.add(run.stage)
+    with compilation_cache():  # runs of GRPO differ in the weights that they start from
+        for number, (name, run) in enumerate(runs.items(), start=1):
+            label = f"{name} ({number} of {len(runs)})"
+            results[name] = train(run, name=label, details=run.stage not in explained)
+            explained.add(run.stage)
     known = {"base model": scores_of(config, BASE_MODEL, directory / "base", 0)}
     for name, result in results.items():
         last, where = result.metrics[-1], result.directory
@@ -99,7 +88,7 @@ def run_comparison(config: RunConfig) -> None:
     rows = [[name, *(scores.get(key) for key in keys)] for name, scores in known.items()]
 
     if jax.process_index() == 0:
-        show(config, directory, rows, results)
+        show(config, _world(config), directory, rows, results)
 
 
 def train(run: RunConfig, *, name: str, details: bool) -> Result:
@@ -232,64 +221,6 @@ def score(config: RunConfig, model: ModelConfig, params: Any, name: str) -> dict
             samples=world.samples,
             seed=config.seed,
         )
-
-
-def columns(world: World) -> dict[str, str]:
-    """What the table shows: keys of the evaluation and of the last step's metrics, and titles."""
-    k = world.samples
-    return {
-        "id_pass1": "ID pass@1",
-        f"id_pass{k}": f"ID pass@{k}",
-        f"hard_pass{k}": f"hard pass@{k}",
-        f"search_hard_pass{k}": "format ignored",
-        "entropy": "entropy",
-        "weight_mean": "mean w",
-        "weight_below_0.9": "w < 0.9",
-    }
-
-
-def show(
-    config: RunConfig, directory: Path, rows: list[list[Any]], results: dict[str, Result]
-) -> None:
-    world = _world(config)
-    titles = ["run", *columns(world).values()]
-    caption = (
-        f"{world.id_prompts} ID and {world.hard_prompts} hard problems, held out, {world.samples} "
-        "samples each at temperature 1. Entropy: nats per token of the model's own samples. "
-        f"Format ignored: hard pass@{world.samples} judged by the search alone. "
-        "w: weight of a token's cross-entropy gradient, in the last training step. One seed."
-    )
-    curio = next((r for r in results.values() if "tau_mean" in r.metrics[-1]), None)
-    shown = curio or next(iter(results.values()))
-    view = shown.token_view
-    if view:
-        name = next(name for name, result in results.items() if result is shown)
-        view = {**view, "title": f"{view['title']}, after {name}"}
-    write_training_report(
-        directory / "report.html",
-        title=f"curiojax quickstart: {len(results)} ways to fine-tune one model",
-        runs={name: result.metrics for name, result in results.items()},
-        table={"columns": titles, "rows": rows, "caption": caption},
-        token_view=view,
-        notes=[READING],
-        config_text=to_yaml(config),
-    )
-    title = "Held-out Countdown problems, one seed"
-    progress.print_table(titles, rows, title=title, caption=caption)
-    print(f"\n{textwrap.fill(READING, width=min(100, shutil.get_terminal_size().columns))}\n")
-    progress.print_pairs(
-        "written",
-        {
-            "report": directory / "report.html",
-            "models": ", ".join(str(result.directory / "hf") for result in results.values()),
-        },
-    )
-    print(
-        "\nA real model, on GPUs, and GRPO after it:\n"
-        "  python -m curiojax.train configs/qwen2.5-math-7b/sft.yaml data.path=train.parquet\n"
-        "  python -m curiojax.train configs/qwen2.5-math-7b/grpo.yaml data.path=train.parquet "
-        "rollout.vllm_python=/opt/vllm/bin/python"
-    )
 
 
 def keep_freed_memory() -> None:

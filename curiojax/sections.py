@@ -199,7 +199,11 @@ class Rollout(Section):
       vllm_python: the interpreter of vLLM's environment; servers are started with it.
       base_urls: servers that run already, instead of starting some.
       num_servers: servers to start; null: one per device, or one where no devices are named.
-      devices: GPUs that belong to the servers, shared out evenly; the trainer takes the others.
+      devices: GPUs of the servers, shared out evenly; the trainer takes the others, unless `layout`
+        is `shared`.
+      layout: `separate`, servers with GPUs of their own, or `shared`, servers on the trainer's GPUs
+        that sleep during the updates.
+      memory_share: of a GPU's memory, the part of a server that shares it; JAX takes the rest.
       weights_dir: where weights are handed to the servers: in memory, with room for two versions.
       extra_args: further command-line arguments of the servers.
       timeout_seconds: of one request, which is one prompt with all its completions.
@@ -218,6 +222,8 @@ class Rollout(Section):
     base_urls: tuple[str, ...] = ()
     num_servers: int | None = Field(default=None, ge=1)
     devices: tuple[int, ...] = ()
+    layout: Literal["separate", "shared"] = "separate"
+    memory_share: float = Field(default=0.4, gt=0, le=0.9)
     weights_dir: str = "/dev/shm"
     extra_args: tuple[str, ...] = ()
     timeout_seconds: float = Field(default=1800, gt=0)
@@ -237,7 +243,26 @@ class Rollout(Section):
             )
         if self.vllm_python is not None and self.base_urls:
             raise ValueError("vllm_python and base_urls are both set; remove one of them")
+        if self.shares_devices:
+            self._check_shared()
         return self
+
+    def _check_shared(self) -> None:
+        if self.engine != "vllm":
+            raise ValueError(
+                "layout shared is one of vLLM's servers; the sampler shares the devices anyway, so "
+                "remove it, or set engine=vllm"
+            )
+        if self.base_urls:
+            raise ValueError(
+                "layout shared needs servers that the trainer starts; set vllm_python instead of "
+                "base_urls, or layout=separate"
+            )
+
+    @property
+    def shares_devices(self) -> bool:
+        """Whether vLLM's servers live on the trainer's GPUs."""
+        return self.layout == "shared"
 
 
 class Reward(Section):

@@ -141,6 +141,11 @@ def check_stage(config: Any) -> None:
             "with rollout.top_p=1.0; or set max_staleness=0"
         )
     rollout = config.rollout
+    if config.max_staleness and rollout.shares_devices:
+        raise ValueError(
+            "max_staleness: servers on the trainer's GPUs sleep during the updates, so nothing can "
+            "be sampled beside them; set max_staleness=0, or rollout.layout=separate"
+        )
     if config.objective.needs_sampler_log_probs and (rollout.top_p < 1 or rollout.top_k > 0):
         raise ValueError(
             "objective.tis_cap: compares the trainer's probabilities with the sampler's, which "

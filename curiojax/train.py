@@ -39,6 +39,10 @@ def main(arguments: list[str] | None = None) -> None:
     name, overrides = read_arguments(arguments)
     config = load_config(find_config(name or "configs/quickstart.yaml"), overrides)
     leave_devices_to_servers(config)
+    if config.rollout.shares_devices:
+        from curiojax.training.memory import leave_memory_to_servers
+
+        leave_memory_to_servers(config)
     initialize_distributed()
     quiet_libraries()
     only_first_process_shows_progress()
@@ -87,6 +91,8 @@ def leave_devices_to_servers(config: RunConfig) -> None:
     """Keeps JAX off the GPUs that belong to vLLM's servers."""
     theirs = set(config.rollout.devices)
     if config.stage != "grpo" or config.rollout.engine != "vllm" or not theirs:
+        return
+    if config.rollout.shares_devices:
         return
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:

@@ -9,7 +9,11 @@ from curiojax.config import load_config, parse_config, parse_objective, to_yaml
 from curiojax.errors import ConfigError
 from curiojax.objectives import OBJECTIVES, Curio, Entropy, Gem, Kl, Psft, Sft
 
-CONFIGS = sorted(Path(__file__).parents[1].glob("configs/**/*.yaml"))
+CONFIGS = sorted(
+    path
+    for path in Path(__file__).parents[1].glob("configs/**/*.yaml")
+    if path.name != "evaluate.yaml"
+)
 # What the configs with vLLM leave to the command line.
 VLLM = ["rollout.vllm_python=/opt/vllm/bin/python"]
 

@@ -84,6 +84,16 @@ def test_the_trainer_imports_neither_torch_nor_vllm():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_vllm_is_looked_at_only_when_asked_for():
+    code = (
+        "import sys, curiojax.rollout as r; assert 'curiojax.rollout.vllm' not in sys.modules;"
+        "from curiojax.rollout import VllmRollout; assert r.VllmSettings is not None;"
+        "import curiojax.rollout.vllm as v; assert VllmRollout is v.VllmRollout;"
+        "sys.exit(hasattr(r, 'Nothing'))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_no_pickle_no_eval():
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from curiojax.data import encoding, records, templates
-from curiojax.data.pipeline import epoch_order
+from curiojax.data.batches import epoch_order
 from curiojax.errors import ConfigError
 
 UNVERIFIABLE = "ground truth that the verifier cannot grade against"

@@ -104,7 +104,7 @@ def source_fingerprint(path: str | os.PathLike, split: str = "train") -> str:
     Raises:
       ConfigError: nothing readable there.
     """
-    files = _files(str(path))
+    files = local_files(str(path))
     if files is None:
         return f"{split}:{load_table(str(path), split, None)._fingerprint}"
     return _hash(files)
@@ -116,7 +116,7 @@ def default_cache_dir() -> Path:
     return (Path(root) if root else Path.home() / ".cache" / "curiojax") / "data"
 
 
-def _files(path: str) -> list[str] | None:
+def local_files(path: str) -> list[str] | None:
     """The files a path names, or None for a folder or a hub id."""
     path = os.path.expanduser(path)
     if os.path.isdir(path):
@@ -153,7 +153,7 @@ def load_table(
     import datasets  # a second to import, and the templates do not need it
 
     path = os.path.expanduser(path)
-    files = _files(path)
+    files = local_files(path)
     try:
         if files is not None:
             return _load_files(files, cache_dir)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from curiojax.data.pipeline import epoch_order
+from curiojax.data.batches import epoch_order
 from curiojax.errors import ConfigError
 
 _ROUNDING = 1e-9

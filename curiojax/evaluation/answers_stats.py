@@ -128,7 +128,6 @@ def _number(keys: Sequence[str | None]) -> list[int]:
 def _agreed(keys: Sequence[str | None], verdicts: Sequence[Verdict]) -> list[bool]:
     right: dict[str | None, Verdict] = {None: _UNSAMPLED}
     for key, verdict in zip(keys, verdicts, strict=True):
-        known = right.setdefault(key, verdict)
-        if key is not None and known.status != "ok" and verdict.status == "ok":
+        if right.setdefault(key, verdict).status != "ok":
             right[key] = verdict
     return [right[key].correct for key in keys]

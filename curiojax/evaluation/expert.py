@@ -34,7 +34,7 @@ def measure_expert(
     """Mean entropy of the tokens of demonstrations, in the top 20 % of tokens and in the rest.
 
     Returns:
-      As `curiojax.evaluation.summary.expert_tokens`, in nats; None without `expert_data.path`.
+      As `curiojax.evaluation.expert_tokens` has it, in nats; None without `expert_data.path`.
 
     Raises:
       ConfigError: unreadable data, or a `base` that did not measure the same demonstrations.

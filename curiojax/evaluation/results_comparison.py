@@ -36,7 +36,7 @@ def comparison_tables(a: Results, b: Results, *, seed: int = 0) -> list[Table]:
     Only questions that both were scored on count; they are matched by benchmark and id.
 
     Args:
-      a, b: as `results_table.read_results` gives them.
+      a, b: as `results_file.read_results` gives them.
       seed: of the bootstrap.
 
     Returns:

@@ -31,12 +31,14 @@ class Table:
       columns: their names, one per cell of every row.
       rows: cells are texts, numbers, or None for what is not known.
       caption: how to read it.
+      detail: a row for each benchmark, to look something up in; reports put it further down.
     """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
     caption: str
+    detail: bool = False
 
 
 def results_tables(results: Sequence[Results]) -> list[Table]:
@@ -44,6 +46,7 @@ def results_tables(results: Sequence[Results]) -> list[Table]:
 
     Returns:
       for each group of benchmarks avg@k and its mean; the means over groups, if there are several;
+      entropies along demonstrations, if there are any;
       avg@k by the second verifier, if there is one; pass@k and maj@k, if there are several samples;
       rates of what was amiss; lengths, entropies and diversity.
 
@@ -62,6 +65,8 @@ def results_tables(results: Sequence[Results]) -> list[Table]:
     tables = [_average_table(results, names, group, members) for group, members in groups]
     if len(groups) > 1:
         tables.append(_means_table(results, names, [group for group, _ in groups], titles))
+    if any(result.get("expert_tokens") for result in results):
+        tables.append(_expert_table(results, names))
     strict = [b for b in titles if any(_part(r, b).get("strict") for r in results)]
     if strict:
         tables.append(_strict_table(results, names, strict))
@@ -138,6 +143,20 @@ def _means_table(
     return Table("Means", columns, tuple(rows), " ".join([caption] + [_FEWER] * fewer))
 
 
+def _expert_table(results: Sequence[Results], names: Sequence[str]) -> Table:
+    keys = ("entropy", "entropy_top20", "entropy_rest", "probability", "tokens", "groups")
+    rows = []
+    for name, result in zip(names, results, strict=True):
+        found = result.get("expert_tokens") or {}
+        rows.append((name, *(found.get(key) for key in keys)))
+    caption = (
+        "Entropy in nats along the text of demonstrations, of the fifth of tokens where it is "
+        "highest and of the rest; mean probability of the demonstrated token."
+    )
+    columns = ("model", "entropy", "top 20 %", "rest", "probability", "tokens", "groups")
+    return Table("Expert tokens", columns, tuple(rows), caption)
+
+
 def _strict_table(
     results: Sequence[Results], names: Sequence[str], members: Sequence[str]
 ) -> Table:
@@ -171,7 +190,7 @@ def _pass_table(
         "the answer most of k samples give is right, equal texts being one answer."
     )
     columns = tuple(f"{score}@{k}" for score in ("pass", "maj") for k in ks)
-    return Table("pass@k and maj@k", ("model", "benchmark", *columns), tuple(rows), caption)
+    return _detail("pass@k and maj@k", ("model", "benchmark", *columns), rows, caption, results)
 
 
 def _faults_table(
@@ -191,7 +210,7 @@ def _faults_table(
         "grading ran out of time; questions whose prompt is too long (they count as wrong), and "
         "whose ground truth cannot be verified (they are left out)."
     )
-    return Table("What was amiss", columns, tuple(rows), caption)
+    return _detail("What was amiss", columns, rows, caption, results)
 
 
 def _writing_table(
@@ -216,7 +235,20 @@ def _writing_table(
         "Jaccard similarity of two responses to a question); compression of a question's responses "
         "(higher: more alike); different answers and different right answers per question."
     )
-    return Table("Length, entropy and diversity", columns, tuple(rows), caption)
+    return _detail("Length, entropy and diversity", columns, rows, caption, results)
+
+
+def _detail(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    caption: str,
+    results: Sequence[Results],
+) -> Table:
+    """A table with a row for each benchmark and model; of one model, its name needs no column."""
+    first = 1 if len(results) == 1 else 0
+    cut = tuple(tuple(row[first:]) for row in rows)
+    return Table(title, tuple(columns[first:]), cut, caption, detail=True)
 
 
 _FEWER = "In parentheses: over fewer benchmarks than in other rows."

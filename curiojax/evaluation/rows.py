@@ -69,18 +69,17 @@ def _rows(
             if question not in questions or key not in completions or key not in verdicts:
                 continue
             asked, answer, verdict = questions[question], completions[key], verdicts[key]
-            found = entropies.get(f"{question}/{sample}") if pieces is not None else None
             shown = not asked["private"]
+            found = entropies.get(f"{question}/{sample}") if shown and pieces else None
             yield {
                 "question": question,
                 "prompt": asked["prompt"] if shown else None,
                 "ground_truth": asked["ground_truth"] if shown else None,
                 "sample": sample,
-                "text": answer["text"],
-                "pieces": None
-                if found is None or pieces is None
-                else [*map(pieces, answer["tokens"])],
-                "entropies": found if shown else None,
+                # An answer may quote its question.
+                "text": answer["text"] if shown else None,
+                "pieces": [*map(pieces, answer["tokens"])] if found and pieces else None,
+                "entropies": found,
                 "extracted": verdict["extracted"] if shown else None,
                 "correct": verdict["correct"],
                 "status": verdict["status"],

@@ -19,8 +19,9 @@ from curiojax.planning.flops import model_flops
 from curiojax.planning.hlo import parse
 from curiojax.planning.target import Target, without_a_device
 from curiojax.sharding import make_mesh, num_batch_shards
+from curiojax.training.memory import num_bytes
 from curiojax.training.passes import teacher_head
-from curiojax.training.plan import check_fit, tree_bytes
+from curiojax.training.plan import check_fit
 from curiojax.training.policy_step import PolicyStep, compile_policy_step
 from curiojax.training.recipe import Recipe
 from curiojax.training.step import Step, compile_step
@@ -172,7 +173,7 @@ def measure(recipe: Recipe, step: Step | PolicyStep, target: Target) -> Plan:
     known = 2 * kept["parameters"]
     if getattr(recipe.config.objective, "needs_teacher_logits", False):
         teacher: Any = recipe.abstract_state().teacher
-        known += tree_bytes(teacher_head(recipe, teacher.params))
+        known += num_bytes(teacher_head(recipe, teacher.params))
     # What a micro-batch adds: its tokens, and what the passes before found about them.
     kept["batch"] = programs["accumulate"].arguments - known
     return Plan(
@@ -191,10 +192,10 @@ def state_bytes(recipe: Recipe) -> dict[str, int]:
     """Bytes on one device of what a run keeps, by kind; nothing is compiled for it."""
     state = recipe.abstract_state()
     return {
-        "parameters": tree_bytes(state.params),
-        "optimiser": tree_bytes(state.opt_state),
-        "teacher": tree_bytes(state.teacher),
-        "gradients": tree_bytes(state.params),
+        "parameters": num_bytes(state.params),
+        "optimiser": num_bytes(state.opt_state),
+        "teacher": num_bytes(state.teacher),
+        "gradients": num_bytes(state.params),
     }
 
 

@@ -11,7 +11,8 @@ from curiojax.planning.plan import RESERVE, Plan, ProgramPlan
 from curiojax.planning.sweep import suggest
 from curiojax.planning.target import CHIPS
 from curiojax.progress import print_pairs, print_table
-from curiojax.training.plan import count_parameters, format_bytes
+from curiojax.training.memory import format_bytes
+from curiojax.training.plan import count_parameters
 
 VERSION = 1
 KINDS = {

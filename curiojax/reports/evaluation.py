@@ -32,8 +32,8 @@ def write_evaluation_report(
       title: heading of the report.
       results: what `results.json` holds of each model, in the order of their colours. What one
         lacks is left out of the figures.
-      tables: shown on top: {"title": str, "columns": [str], "rows": [[cell]], "caption": str or
-        None}.
+      tables: {"title": str, "columns": [str], "rows": [[cell]], "caption": str or None} on top;
+        those with "detail": True below the list of completions.
       completions: of each model (by its `name` in `results`) and benchmark, the rows of the list:
         {"question": str, "prompt": str or None if private, "ground_truth": str or None if private,
         "sample": int, "text": str, "pieces": [str] or None, "entropies": [nats] or None, as many
@@ -53,7 +53,7 @@ def write_evaluation_report(
         raise ConfigError(f"name: two models are called {double!r}; give each a name of its own")
     models += [name for name in completions if name not in models]
     titles = _titles(results)
-    body = [
+    parts = [
         page.section(
             table["title"],
             page.table(table["columns"], table["rows"], table.get("caption"), stack=True),
@@ -61,6 +61,8 @@ def write_evaluation_report(
         )
         for i, table in enumerate(tables)
     ]
+    # Scores, pictures, answers; what is looked up comes after what is looked at.
+    body = [part for part, table in zip(parts, tables, strict=True) if not table.get("detail")]
     sections, figures = _figures(results)
     if sections:
         legend = _legend(models) if len(results) > 1 else ""
@@ -68,6 +70,7 @@ def write_evaluation_report(
         body.append(f'<div class="curves">{legend}{missing}{"".join(sections)}</div>')
     found = listing(completions, models, titles, cap_bytes=cap_bytes)
     body.append(page.section("Completions", found.html, "completions-list"))
+    body += [part for part, table in zip(parts, tables, strict=True) if table.get("detail")]
     settings = "".join(page.details(str(r["name"]), _settings(r)) for r in results)
     if settings:
         body.append(page.section("Settings", settings, "settings-text"))

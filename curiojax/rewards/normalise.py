@@ -153,7 +153,7 @@ def normalise(text: str) -> str:
 def canonical(text: str) -> str:
     r"""A normalised text without spaces, sizes of brackets and `\text`: for comparing texts."""
     text = normalise(text)
-    text = re.sub(r"\\[dtc]frac\b", r"\\frac", text)
+    text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
     text = re.sub(r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}", text)
     text = _COSMETIC.sub("", unwrap_text(text))
     text = re.sub(r"([_^])\{(\w)\}", r"\1\2", text)

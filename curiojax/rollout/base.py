@@ -141,6 +141,14 @@ class Rollout(Protocol):
         """
         ...
 
+    def sleep(self) -> None:
+        """Leaves the devices to the trainer until the next `sync` or `generate`.
+
+        An engine that has devices of its own, or that holds nothing it could do without, does
+        nothing.
+        """
+        ...
+
     def close(self) -> None:
         """Releases memory and processes; the engine is of no use afterwards."""
         ...

@@ -88,10 +88,13 @@ class JaxSampler:
         if jax.tree.map(lambda x: (x.shape, x.dtype), params) != self._shapes:
             raise ValueError("sync: the parameters differ from the first ones in shape or dtype")
         with self._on_mesh():
-            copy = jax.block_until_ready(_own(params, config=self._config))
+            copy = jax.block_until_ready(own(params, config=self._config))
         self._policy = copy, version
         size = sum(x.nbytes for x in jax.tree.leaves(copy))
         return SyncReport(version, time.perf_counter() - start, size)
+
+    def sleep(self) -> None:
+        """Nothing: the copy of the weights stays, and the cache is gone already."""
 
     def close(self) -> None:
         """Lets go of the weights."""
@@ -182,7 +185,7 @@ def _generate(
 
 
 @partial(jax.jit, static_argnames="config")
-def _own(params: Any, *, config: ModelConfig) -> Any:
+def own(params: Any, *, config: ModelConfig) -> Any:
     """A copy, laid out as the parameters are, with the matrices in the compute dtype.
 
     Norms and biases stay as they are: the decoder uses them in float32.

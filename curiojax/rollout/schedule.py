@@ -118,12 +118,11 @@ class Schedule:
         self.params, self.config, self.prompts = params, config, prompts
         self.keys = range(len(prompts)) if keys is None else keys
         shards = _num_batch_shards()
-        num_rows = min(round_up(len(prompts) * sampling.n, 1), num_slots)
-        num_rows = multiple(num_rows, shards)
+        rows = num_rows(len(prompts) * sampling.n, num_slots, shards)
         # Neighbours in length are prefilled together, which keeps the padding small.
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         widest = _width(len(prompts[order[-1]]))
-        together = min(len(prompts), -(-num_rows // sampling.n), max(PREFILL_TOKENS // widest, 1))
+        together = min(len(prompts), -(-rows // sampling.n), max(PREFILL_TOKENS // widest, 1))
         self.together = multiple(round_up(together, 1), shards)
         starts = range(0, len(order), self.together)
         self.batches = [order[start : start + self.together] for start in starts]
@@ -134,9 +133,9 @@ class Schedule:
             for sample in range(sampling.n)
         )
         self.prefilled: tuple[int, slots.Cache] | None = None
-        self.rows = Rows(num_rows, sampling.max_tokens)
+        self.rows = Rows(rows, sampling.max_tokens)
         self.steps = min(MAX_STEPS, multiple(sampling.max_tokens, 8))
-        self.longest_ring = multiple(widest + sampling.max_tokens, 8)
+        self.rings = ring_lengths(len(prompts[order[-1]]), sampling.max_tokens)
         self.cache: slots.Cache | None = None
         self.num_drawn, self.num_finished = sampling.max_tokens, 2
         self.seed = np.uint32(seed % 2**32)
@@ -227,15 +226,28 @@ class Schedule:
 
     def _lengthen_ring(self) -> None:
         needed = self.rows.ring_length(self.steps)
-        length = SHORT_RING
-        while length < needed:
-            length *= 2
-        length = min(length, self.longest_ring)
+        length = next((ring for ring in self.rings if ring >= needed), self.rings[-1])
         if self.cache is None:
             rows = len(self.rows.tasks)
             self.cache = slots.new_cache(self.params, self.config, rows, length)
         elif length > self.cache["positions"].shape[1]:
             self.cache = slots.grow(self.cache, length)
+
+
+def num_rows(completions: int, num_slots: int, shards: int) -> int:
+    """Rows that generate side by side in a call for so many completions."""
+    return multiple(min(round_up(completions, 1), num_slots), shards)
+
+
+def ring_lengths(longest_prompt: int, max_tokens: int) -> list[int]:
+    """The lengths that the ring may take, each at most twice the one before."""
+    longest = multiple(_width(longest_prompt) + max_tokens, 8)
+    lengths = []
+    length = SHORT_RING
+    while length < longest:
+        lengths.append(length)
+        length *= 2
+    return [*lengths, longest]
 
 
 def compiled(sampling: Sampling) -> tuple[Knobs, Cuts]:

@@ -25,6 +25,10 @@ from curiojax.sharding import constrain
 # Longer prompts are run in pieces of this many tokens, which bounds the attention scores.
 PREFILL_PIECE = 512
 
+# How a cache is split over the mesh: rows as a batch's, heads as the model's.
+_KEYS = ("layers", "batch", "kv_heads", "length", "head_dim")
+CACHE_AXES = {"k": _KEYS, "v": _KEYS, "positions": ("batch", "length"), "index": ()}
+
 
 def new_cache(params: Params, config: ModelConfig, rows: int, length: int) -> Cache:
     """An empty ring for `rows` rows of up to `length` tokens."""
@@ -174,11 +178,4 @@ def advance(
 
 
 def _laid_out(cache: Cache) -> Cache:
-    """The cache split over the mesh: rows as a batch's, heads as the model's."""
-    axes = ("layers", "batch", "kv_heads", "length", "head_dim")
-    return {
-        "k": constrain(cache["k"], *axes),
-        "v": constrain(cache["v"], *axes),
-        "positions": constrain(cache["positions"], "batch", "length"),
-        "index": constrain(cache["index"]),
-    }
+    return {name: constrain(cache[name], *axes) for name, axes in CACHE_AXES.items()}

@@ -17,7 +17,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ from curiojax.models.files import INDEX_FILE, find_checkpoint
 from curiojax.rollout.base import Completion, OnGroup, Sampling, SyncReport
 from curiojax.rollout.vllm_client import EngineLost, RolloutError, request_seed
 from curiojax.rollout.vllm_dispatch import Dispatch
-from curiojax.rollout.vllm_endpoint import Endpoint, WeightsRefused
+from curiojax.rollout.vllm_endpoint import Endpoint
+from curiojax.rollout.vllm_routes import WeightsRefused
 from curiojax.rollout.vllm_server import ServerProcess, make_run_directory
 from curiojax.rollout.vllm_settings import SUPPORTED_WINDOW, VllmSettings, check_interpreter
 from curiojax.rollout.weights import NotFinite, WeightStore
@@ -96,9 +97,10 @@ class VllmRollout:
                 remove=[self._run_dir, self._store.folder],
             )
             self._endpoints.append(self._endpoint(process, directory))
+        shared = "" if settings.memory_share is None else ", shared with the trainer"
         devices = f" on devices {', '.join(map(str, settings.devices))}" if settings.devices else ""
         message = (
-            f"starting {count} vLLM server{'s' * (count > 1)}{devices} "
+            f"starting {count} vLLM server{'s' * (count > 1)}{devices}{shared} "
             f"(vLLM {found}; supported: {SUPPORTED_WINDOW})"
         )
         with progress.status(message):
@@ -151,6 +153,8 @@ class VllmRollout:
         if not results:
             return results
         with self._lock:
+            if self.settings.memory_share is not None:
+                self._all(Endpoint.wake)
             tag, version = self._tag(self.version), self.version
 
             def send(endpoint: Endpoint, index: int) -> list[Completion]:
@@ -241,6 +245,21 @@ class VllmRollout:
                 endpoint.load(old, old_tag)
         self._store.discard(directory)
         raise errors[0]
+
+    def sleep(self) -> None:
+        """See `Rollout.sleep`; servers on GPUs of their own do not.
+
+        Servers on the trainer's give up weights and cache. Whatever is asked for next, `sync` or
+        `generate`, wakes them and hands them weights on the way: new ones, or again those in use.
+        """
+        if self.settings.memory_share is not None:
+            with self._lock:
+                self._all(Endpoint.sleep)
+
+    def _all(self, call: Callable[[Endpoint], None]) -> None:
+        with ThreadPoolExecutor(len(self._endpoints)) as pool:
+            for future in [pool.submit(call, endpoint) for endpoint in self._endpoints]:
+                future.result()
 
     def close(self) -> None:
         """Ends the servers that were started here, and removes all that was shared with them."""

@@ -7,9 +7,9 @@ right version, and a token for a prompt.
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from pathlib import Path
-from typing import Any
 
 from curiojax.errors import ConfigError
 from curiojax.rollout.base import Sampling
@@ -20,17 +20,13 @@ from curiojax.rollout.vllm_client import (
     ServerError,
     VllmClient,
 )
+from curiojax.rollout.vllm_routes import Routes, WeightsRefused
 from curiojax.rollout.vllm_server import ServerProcess, wait_until
 from curiojax.rollout.vllm_settings import VllmSettings, check_version
 
-_REFUSED = "curiojax refused the weights:"  # as in vllm_worker.py
 _QUICK = 60.0  # seconds for what should take milliseconds
 _PROBE = Sampling(max_tokens=1)
 _STARTS = 3
-
-
-class WeightsRefused(RolloutError):
-    """A server looked at new weights and kept the old ones."""
 
 
 class Endpoint:
@@ -40,6 +36,7 @@ class Endpoint:
       epoch: how often it was lost and came back.
       directory: of the weights that it should have.
       tag: their version, as the server reports it; unique to this run.
+      asleep: whether it has given its memory up, and with it the weights.
 
     Args:
       server: the process, or the address of a server that runs already.
@@ -61,6 +58,7 @@ class Endpoint:
         self.client = VllmClient("http://127.0.0.1" if self.process else str(server))
         self._tied = tied
         self.epoch = 0
+        self.asleep = False
         self._closed = False
         self._lock = threading.RLock()
 
@@ -77,6 +75,7 @@ class Endpoint:
                 raise RolloutError("the rollout engine is closed")
             if self.process is not None:
                 self.process.start(self.directory)
+                self.asleep = False
                 self.client = VllmClient(self.process.base_url)
 
     def wait_ready(self) -> None:
@@ -89,7 +88,7 @@ class Endpoint:
         seconds = self.settings.start_timeout_seconds
         wait_until(self._healthy, seconds, f"{self.name}: becoming healthy")
         if self.process is not None:
-            self._post("/update_weight_version", {"new_version": self.tag})
+            self._routes.set_tag(self.tag)
         self.check()
 
     def check(self) -> None:
@@ -141,6 +140,10 @@ class Endpoint:
                 f"{self.settings.temperature:g} needs {self.settings.logprobs_mode}"
             )
         self.load(self.directory, self.tag)
+
+    @property
+    def _routes(self) -> Routes:
+        return Routes(self.client, self.name, self.settings.sync_timeout_seconds)
 
     def _healthy(self) -> bool:
         if self.process is not None:
@@ -212,17 +215,15 @@ class Endpoint:
           RolloutError: when none of the ways worked.
         """
         with self._lock:
-            steps = {"transfer": self._transfer, "reload": self._reload}
-            if self._tied:
-                del steps["reload"]
+            ways = ("transfer",) if self._tied else ("transfer", "reload")
             before, problem = (self.directory, self.tag), None
-            for how, step in steps.items():
+            for how in ways:
                 try:
-                    step(directory, tag)
-                    self.directory, self.tag = directory, tag
-                    self.check()
+                    self._take(how, directory, tag)
                     return how
                 except WeightsRefused:
+                    if self.asleep:
+                        self._take_back()
                     raise
                 except RolloutError as error:
                     self.directory, self.tag = before
@@ -237,45 +238,42 @@ class Endpoint:
                 raise
             return "restart"
 
-    def _transfer(self, directory: Path, tag: str) -> None:
-        with self._paused():
-            self._post("/start_weight_update")
-            try:
-                self._post("/update_weights", {"update_info": {"directory": str(directory)}})
-            except ServerError as error:
-                if _REFUSED in str(error):
-                    raise WeightsRefused(f"{directory}: {error}") from error
-                raise
-            self._post("/finish_weight_update", {"weight_version": tag})
-            self._reset_prefix_cache()
+    def _take(self, how: str, directory: Path, tag: str) -> None:
+        routes = self._routes
+        send = routes.transfer if how == "transfer" else routes.reload
+        (routes.waking if self.asleep else routes.while_awake)(lambda: send(directory, tag))
+        self.asleep = False
+        self.directory, self.tag = directory, tag
+        self.check()
 
-    def _reload(self, directory: Path, tag: str) -> None:
-        with self._paused():
-            call = {"method": "reload_weights", "kwargs": {"weights_path": str(directory)}}
-            self._post("/collective_rpc", call)
-            self._post("/update_weight_version", {"new_version": tag})
-            self._reset_prefix_cache()
-
-    @contextlib.contextmanager
-    def _paused(self):
-        self._post("/pause?mode=wait")
+    def _take_back(self) -> None:
+        """Gives the server the old weights once more, which went when it fell asleep."""
         try:
-            yield
-        finally:
-            # Left paused, the server would let every later request wait.
-            with contextlib.suppress(EngineLost):
-                self._post("/resume")
+            self._take("transfer", self.directory, self.tag)
+        except RolloutError as error:
+            self.recover(str(error), self.epoch)
 
-    def _reset_prefix_cache(self) -> None:
-        """Forgets keys and values of the old weights; prompts over a block would be read with them.
+    # Sleeping -----------------------------------------------------------------------------------
 
-        The reply says whether it was done: it is not while requests hold blocks.
+    def sleep(self) -> None:
+        """Has the server give up its GPU memory; one that does not is ended, which frees it too."""
+        with self._lock:
+            if self.asleep or self.process is None:
+                return
+            try:
+                self._routes.sleep()
+            except RolloutError as error:
+                print(f"rollout: {self.name} is ended, not asleep: {error}", file=sys.stderr)
+                self.process.stop()
+            # An ended one is found out, and started anew, when it is woken.
+            self.asleep = True
+
+    def wake(self) -> None:
+        """Wakes the server with the weights that it should have; one that is awake is left alone.
+
+        Raises:
+          RolloutError: it neither woke nor could be restarted.
         """
-        wait_until(
-            lambda: self._post("/reset_prefix_cache")["success"] is True,
-            _QUICK,
-            f"{self.name}: emptying the prefix cache",
-        )
-
-    def _post(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        return self.client.post(path, body, timeout=self.settings.sync_timeout_seconds)
+        with self._lock:
+            if self.asleep:
+                self.load(self.directory, self.tag)

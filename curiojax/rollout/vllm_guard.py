@@ -9,6 +9,9 @@ command and all of its descendants when
 - it is sent SIGTERM;
 - the command's first process ends: what that process leaves behind would hold GPU memory.
 
+Should this process be killed itself, the kernel sends the command SIGTERM: no more can be done for
+one whose parent is gone too.
+
 Shared memory that the processes had open (`/dev/shm/psm_*`, which vLLM's processes leave behind
 when they are killed) is then removed, unless another process still has it. When the parent is gone,
 so are the directories DIR.
@@ -32,6 +35,7 @@ SHARED_MEMORY = "/dev/shm/psm_"
 _POLL_SECONDS = 0.5
 _SCAN_SECONDS = 2.0
 _TRACKER_SECONDS = 3.0
+_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -51,9 +55,20 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     # Orphaned descendants become children of this process, and so stay findable.
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    guard = os.getpid()
+
+    def end_with_guard() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != guard:  # killed before that
+            os._exit(1)
+
     child = subprocess.Popen(
-        arguments[split + 1 :], stdin=subprocess.DEVNULL, start_new_session=True
+        arguments[split + 1 :],
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=end_with_guard,
     )
     Path(pid_file).write_text(str(child.pid))
     seen: set[str] = set()

@@ -77,8 +77,13 @@ def server_arguments(
         "--enable-prefix-caching",
         *("--worker-extension-cls", f"{_WORKER_MODULE}.Extension"),
         *("--weight-transfer-config", f'{{"backend": "{_BACKEND}"}}'),
+        *(() if settings.memory_share is None else _sharing(settings.memory_share)),
         *settings.extra_args,
     ]
+
+
+def _sharing(share: float) -> tuple[str, ...]:
+    return "--enable-sleep-mode", "--gpu-memory-utilization", f"{share:g}"
 
 
 def server_environment(settings: VllmSettings, index: int, run_dir: Path) -> dict[str, str]:

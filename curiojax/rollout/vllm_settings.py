@@ -33,6 +33,7 @@ _SET_BY_US = {
     "--tensor-parallel-size",
     "-tp",
 }
+_SET_WHERE_SHARED = {"--enable-sleep-mode", "--gpu-memory-utilization"}
 _VERSION_CODE = (
     "import importlib.metadata as m, json\n"
     "found = {}\n"
@@ -55,6 +56,8 @@ class VllmSettings:
       num_servers: how many to start; None: one per device, or one where no devices are named.
       devices: ids of the GPUs for the servers, shared out evenly, a server's share being its
         tensor-parallel size; empty: what the environment says.
+      memory_share: the servers live on GPUs that the caller computes on too: which share of their
+        memory is the servers', in (0, 1), while they are awake. None: their GPUs are their own.
       dtype: in which vLLM computes and the weights travel: `bfloat16`, `float16` or `float32`.
       temperature: that log-probs are wanted at: decides what vLLM is told to report.
       need_log_probs: refuse to sample where vLLM cannot report the log-probs that `Completion`
@@ -74,6 +77,7 @@ class VllmSettings:
     base_urls: tuple[str, ...] = ()
     num_servers: int | None = None
     devices: tuple[int, ...] = ()
+    memory_share: float | None = None
     dtype: str = "bfloat16"
     temperature: float = 1.0
     need_log_probs: bool = True
@@ -105,14 +109,31 @@ class VllmSettings:
                 "rollout.devices, rollout.num_servers: are for servers that are started here; "
                 "leave them out with rollout.base_urls"
             )
+        if self.memory_share is not None:
+            self._check_shared(self.memory_share)
         if self.dtype not in ("bfloat16", "float16", "float32"):
             raise ConfigError(f"rollout.dtype: {self.dtype!r}; choose bfloat16, float16 or float32")
         for argument in self.extra_args:
             name = argument.partition("=")[0].replace("_", "-")
-            if name in _SET_BY_US:
+            ours = _SET_BY_US if self.memory_share is None else _SET_BY_US | _SET_WHERE_SHARED
+            if name in ours:
                 raise ConfigError(
                     f"rollout.extra_args: {name} is set from the other settings; leave it out"
                 )
+
+    def _check_shared(self, share: float) -> None:
+        if not 0 < share < 1:
+            raise ConfigError(f"rollout.memory_share: {share:g} is not between 0 and 1")
+        if self.base_urls:
+            raise ConfigError(
+                "rollout.base_urls: servers on the trainer's GPUs must be started by it; name "
+                "rollout.vllm_python, or set rollout.layout=separate"
+            )
+        if self.server_count > 1 and not self.devices:
+            raise ConfigError(
+                f"rollout.devices: name the GPUs of the {self.server_count} servers, or all of "
+                "them land on the same one"
+            )
 
     @property
     def server_count(self) -> int:

@@ -37,6 +37,7 @@ def start_engine(recipe: Recipe, state: TrainState, directory: Path) -> Rollout:
         base_urls=section.base_urls,
         num_servers=section.num_servers,
         devices=section.devices,
+        memory_share=section.memory_share if section.shares_devices else None,
         dtype=recipe.model.compute_dtype or "float32",
         temperature=section.temperature,
         extra_args=section.extra_args,

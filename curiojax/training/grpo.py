@@ -26,6 +26,7 @@ from curiojax.training.checkpoint import Checkpoints
 from curiojax.training.engines import start_engine
 from curiojax.training.experience import Trajectory, microbatches
 from curiojax.training.grpo_metrics import Clock, mismatch_warning, round_metrics, update_metrics
+from curiojax.training.memory import memory_budget
 from curiojax.training.metrics import MetricsWriter, check_loggers, read_metrics
 from curiojax.training.policy_step import PolicyStep, compile_policy_step
 from curiojax.training.recipe import Recipe, place
@@ -106,9 +107,9 @@ def run_grpo(config: RunConfig, *, name: str = "training", details: bool = True)
         recipe = Recipe(config, model, mesh, steps)
         with progress.status(f"{name}: compiling the updates"):
             step = compile_policy_step(recipe)
-        budget = plan.memory_budget(recipe, step)
+        budget = memory_budget(recipe, step)
         if details:
-            progress.print_pairs("memory per device, the sampler's apart", budget)
+            progress.print_pairs("memory per device", budget)
 
         # ---- resume, or start from the checkpoint given ----------------------------------
         state = checkpoints.restore(recipe.abstract_state(), report=say)
@@ -174,6 +175,8 @@ def train(
             found = ahead.take(number, stale=bool(config.max_staleness), progress=show)
             if config.max_staleness and number + 1 < steps:
                 ahead.begin(number + 1, version=number)
+            with clock("sync"):
+                engine.sleep()
 
             # ---- what the completions are worth ------------------------------------------
             updates = [

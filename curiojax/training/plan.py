@@ -15,9 +15,7 @@ from curiojax.data.prompts import PromptData
 from curiojax.errors import ConfigError
 from curiojax.models import ModelConfig, abstract_params, check_mesh
 from curiojax.sharding import check_divisible, num_batch_shards
-from curiojax.training.policy_step import PolicyStep
-from curiojax.training.recipe import Recipe
-from curiojax.training.step import Step
+from curiojax.training.memory import sharing, sharing_warnings
 
 
 def check_fit(config: RunConfig, model: ModelConfig, mesh: Mesh) -> None:
@@ -48,7 +46,7 @@ def total_steps(config: RunConfig, data: SupervisedData) -> int:
 
 def warnings(config: RunConfig, steps: int) -> list[str]:
     """What is allowed but rarely meant."""
-    found = []
+    found = sharing_warnings(config.rollout)
     warmup = config.optimizer.warmup_steps
     if warmup >= steps:
         found.append(
@@ -105,6 +103,7 @@ def derived_rl(
         "device",
         "steps": f"{config.steps:,} = {seen:.2f} epochs",
         "sampled by": config.rollout.engine,
+        **sharing(config.rollout),
         "graded by": f"{config.reward.verifier}, format {config.reward.format}",
     }
 
@@ -112,52 +111,3 @@ def derived_rl(
 def count_parameters(model: ModelConfig) -> int:
     """How many weights a model of this architecture has."""
     return sum(math.prod(p.shape) for p in jax.tree.leaves(abstract_params(model, np.float32)))
-
-
-def memory_budget(recipe: Recipe, step: Step | PolicyStep) -> dict[str, str]:
-    """Bytes per device by kind: exact for what is kept, XLA's own figure for what is temporary."""
-    state = recipe.abstract_state()
-    budget = {
-        "parameters (float32)": tree_bytes(state.params),
-        "optimiser": tree_bytes(state.opt_state),
-        "teacher (float32)": tree_bytes(state.teacher),
-        "gradient sums (float32)": tree_bytes(state.params),
-    }
-    temporary = {
-        name: getattr(analysis, "temp_size_in_bytes", 0) or 0
-        for name, analysis in step.memory().items()
-    }
-    budget["activations and buffers, at most"] = max(temporary.values())
-    shown = {name: format_bytes(size) for name, size in budget.items() if size}
-    shown["together"] = format_bytes(sum(budget.values()))
-    limit = _device_memory()
-    if limit:
-        shown["device memory"] = format_bytes(limit)
-        if sum(budget.values()) > limit:
-            raise ConfigError(
-                f"rows_per_microbatch: the run needs {shown['together']} per device, where JAX may "
-                f"use {shown['device memory']} (XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 in the "
-                "environment raises that); lower rows_per_microbatch or data.row_length, set "
-                "model.remat=full, or use more devices"
-            )
-    return shown
-
-
-def tree_bytes(tree: Any) -> int:
-    """Bytes of one device's shards."""
-    return sum(
-        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
-    )
-
-
-def _device_memory() -> int | None:
-    stats = jax.local_devices()[0].memory_stats()
-    return (stats or {}).get("bytes_limit")
-
-
-def format_bytes(size: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            return f"{size:.0f} {unit}" if unit in ("B", "kB") else f"{size:.2f} {unit}"
-        size /= 1000
-    raise AssertionError("unreachable")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,8 @@ NOT_IDENTITY = (
     "rollout.base_urls",
     "rollout.num_servers",
     "rollout.devices",
+    "rollout.layout",
+    "rollout.memory_share",
     "rollout.weights_dir",
     "rollout.extra_args",
     "rollout.timeout_seconds",
@@ -85,10 +87,9 @@ def check_claim(directory: Path, ours: dict[str, Any]) -> None:
         except ValueError:
             raise ConfigError(f"output_dir: {marker} is damaged; choose another folder") from None
         if theirs != ours and _has_steps(directory):
-            key, old, new = next(_differences(theirs, ours))
             raise ConfigError(
-                f"output_dir: {directory} holds a run with {key} = {old!r}, this one has {new!r}; "
-                "restore the old value to continue it, or choose another output_dir"
+                f"output_dir: {directory} holds another run: {_told(_differences(theirs, ours))}; "
+                "restore the old values to continue it, or choose another output_dir"
             )
     elif directory.is_dir() and {path.name for path in directory.iterdir()} - {"lock"}:
         raise ConfigError(
@@ -155,6 +156,14 @@ def _has_steps(directory: Path) -> bool:
         return True
     checkpoints = directory / "checkpoints"
     return checkpoints.is_dir() and any(checkpoints.iterdir())
+
+
+def _told(differences: Iterable[tuple[str, Any, Any]], most: int = 3) -> str:
+    """The first of the differences in words, and how many more there are."""
+    found = list(differences)
+    told = [f"{key} was {old!r} and is {new!r} now" for key, old, new in found[:most]]
+    more = len(found) - most
+    return ", ".join(told) + (f", and {more} more" if more > 0 else "")
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -17,6 +17,7 @@ from curiojax.reports.training import write_training_report
 from curiojax.sharding import make_mesh
 from curiojax.training import plan
 from curiojax.training.checkpoint import Checkpoints
+from curiojax.training.memory import memory_budget
 from curiojax.training.metrics import MetricsWriter, Watch, check_loggers, read_metrics
 from curiojax.training.recipe import Recipe, place
 from curiojax.training.result import Result, export, finished
@@ -75,7 +76,7 @@ def run_sft(config: RunConfig, *, name: str = "training", details: bool = True) 
         recipe = Recipe(config, model, mesh, steps)
         with progress.status(f"{name}: compiling the step"):
             step = compile_step(recipe)
-        budget = plan.memory_budget(recipe, step)
+        budget = memory_budget(recipe, step)
         if details:
             progress.print_pairs("memory per device", budget)
 

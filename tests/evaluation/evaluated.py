@@ -44,7 +44,7 @@ def tiny_samples():
     faulty = [
         sample(None, [1] * 10, status="no_answer", finish="length", text="I think"),
         sample(None, [2] * 10, status="timeout", entropies=None),
-        sample("5", [3, 9], correct=True, text=r"</think> five"),
+        sample("5", [3, 9], correct=True, text=r"Is it \boxed{5}?</think> five"),
         sample("6", [4, 9], text=r"\boxed{6}"),
     ]
     return [solved, unverifiable, [too_long() for _ in range(4)], faulty]

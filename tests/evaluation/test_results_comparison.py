@@ -45,6 +45,14 @@ def test_differences_by_hand():
     assert settings.rows == (("temperature", "0.6", "1.0"),)
 
 
+def test_only_those_are_solved_by_one_model_that_the_other_never_solves():
+    a = results("a", {"tiny": graded([[1, 1], [1, 0], [0, 0]])})
+    b = results("b", {"tiny": graded([[1, 0], [0, 0], [0, 0], [1, 1]])})
+    assert comparison_tables(a, b)[0].rows[0][1] == "3 of 4"
+    assert comparison_tables(a, b)[0].rows[0][-2:] == (1, 0)
+    assert comparison_tables(b, a)[0].rows[0][-2:] == (0, 1)
+
+
 def test_equal_settings_need_no_second_table():
     part = {"tiny": graded([[1, 0]])}
     tables = comparison_tables(results("m", part), results("m", part))

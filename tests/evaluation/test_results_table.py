@@ -4,6 +4,7 @@ import pytest
 
 from curiojax import progress
 from curiojax.errors import ConfigError
+from curiojax.evaluation.expert_tokens import expert_tokens
 from curiojax.evaluation.results_table import percent, results_tables
 from curiojax.evaluation.summary import summarise
 from curiojax.reports import page
@@ -71,7 +72,7 @@ def test_pass_and_majority_only_of_several_samples():
 def test_many_ks_are_thinned():
     table = by_title(results_tables([results("m", {"a": graded([[1, 0] * 16], name="a")})]))
     columns = table["pass@k and maj@k"].columns
-    assert columns[2:5] == ("pass@2", "pass@8", "pass@32")
+    assert columns[:4] == ("benchmark", "pass@2", "pass@8", "pass@32")  # one model, no name
 
 
 def test_the_number_of_samples_where_benchmarks_differ():
@@ -83,11 +84,11 @@ def test_the_number_of_samples_where_benchmarks_differ():
 def test_faults_writing_and_the_second_verifier():
     part = summarise(benchmark(), tiny_samples(), available=4)
     tables = by_title(results_tables([results("m", {"tiny": part})]))
-    assert tables["What was amiss"].rows == (("m", "Tiny", "8.3", "16.7", "16.7", "8.3", 1, 1),)
+    assert tables["What was amiss"].rows == (("Tiny", "8.3", "16.7", "16.7", "8.3", 1, 1),)
     row = tables["Length, entropy and diversity"].rows[0]
-    assert row[2] == 4 and row[3] == part["entropy"]["token_mean"]
-    assert row[4] == part["diversity"]["ngram"]["4"]
-    assert row[6] == pytest.approx(5 / 3) and row[7] == pytest.approx(2 / 3)
+    assert row[1] == 4 and row[2] == part["entropy"]["token_mean"]
+    assert row[3] == part["diversity"]["ngram"]["4"]
+    assert row[5] == pytest.approx(5 / 3) and row[6] == pytest.approx(2 / 3)
     strict = tables["By the second verifier"]
     assert strict.rows[0][1].startswith("8.3 ") and "released" in strict.caption
 
@@ -113,3 +114,13 @@ def test_terminal_and_page_take_every_table():
 def test_no_results_are_refused():
     with pytest.raises(ConfigError, match="results"):
         results_tables([])
+
+
+def test_entropies_along_demonstrations():
+    found = expert_tokens([1.0, 2.0, 3.0, 4.0, 5.0], [0.5] * 5)
+    with_them = {**results("m", {"a": graded([SOLVED], name="a")}), "expert_tokens": found}
+    without = results("n", {"a": graded([SOLVED], name="a")})
+    row, empty = by_title(results_tables([with_them, without]))["Expert tokens"].rows
+    assert row == ("m", 3.0, 5.0, 2.5, 0.5, 5, "moving")
+    assert empty == ("n", None, None, None, None, None, None)
+    assert "Expert tokens" not in by_title(results_tables([without]))

@@ -162,7 +162,8 @@ def test_number(gold, answer, correct):
 @pytest.mark.parametrize(
     ("gold", "answer", "correct"),
     [("a  b", "a b", True), ("Paris", "paris", True), ("x", "X", False), ("1/2", "0.5", False),
-     (r"\dfrac{1}{2}", r"\frac12", True), ("12", "1 2", False), ("é", "e\u0301", True)],
+     (r"\dfrac{1}{2}", r"\frac12", True), ("12", "1 2", False),
+     (r"\frac{1}{2}", r"\dfrac12", True), ("é", "e\u0301", True)],
 )  # fmt: skip
 def test_exact(gold, answer, correct):
     assert VERIFIERS["exact"](boxed(answer), gold).correct is correct

@@ -30,8 +30,13 @@ class FakeServer(ThreadingHTTPServer):
       script: of `400`, `500`, `503`, `disconnect`, `hang`, `abort`, `cut`, `forget`; then normal.
       requests: (path, body) of all that came.
       refuse: the message with which weights are refused, or None.
+      refuse_in: which: those whose directory's name holds this.
       busy: how often the prefix cache cannot be emptied.
       broken: routes that answer 500.
+      sleep_mode: whether it was started with `--enable-sleep-mode`.
+      asleep: of `weights` and `kv_cache`, what is not in memory.
+      bad_order: what was refused because it came when it must not; vLLM would take most of it, and
+        answer from whatever the memory holds, or let the request wait for ever.
     """
 
     daemon_threads = True
@@ -44,10 +49,15 @@ class FakeServer(ThreadingHTTPServer):
         self.requests: list[tuple[str, dict]] = []
         self.weights, self.weight_version = "start", "default"
         self.refuse: str | None = None
+        self.refuse_in = ""
         self.busy = 0
         self.broken: set[str] = set()
         self.delay = 0.0
         self.dev_mode = True
+        self.sleep_mode = False
+        self.asleep: set[str] = set()
+        self.bad_order: list[str] = []
+        self.trace = lambda line: None
         self.logprobs_mode = "raw_logprobs"
         self.lock = threading.Lock()
         self.under_way = self.most_under_way = 0
@@ -61,6 +71,26 @@ class FakeServer(ThreadingHTTPServer):
 
     def completions(self) -> list[dict]:
         return [b for p, b in self.requests if p == "/v1/completions" and b["max_tokens"] > 1]
+
+    def out_of_order(self, path, query):
+        """Why a request must not come now, or None."""
+        if path in ("/sleep", "/wake_up") and not self.sleep_mode:
+            return "started without --enable-sleep-mode"
+        if path == "/sleep" and (query != "level=2" or self.under_way):
+            return "not level 2, or with requests under way"
+        if path == "/wake_up" and query not in ("tags=weights", "tags=kv_cache"):
+            return "both halves at once"
+        if query == "tags=kv_cache" and self.weights is None:
+            return "the cache before the weights"
+        if path in ("/update_weights", "/collective_rpc"):
+            if "weights" in self.asleep:
+                return "no memory for the weights"
+            if self.weights is None and "kv_cache" not in self.asleep:
+                return "the cache is awake before the weights are there"
+        if path in ("/v1/completions", "/reset_prefix_cache", "/pause", "/resume"):
+            if self.asleep or self.weights is None:
+                return "asleep"
+        return None
 
     def __enter__(self):
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
@@ -95,16 +125,28 @@ class Handler(BaseHTTPRequestHandler):
         if fake.dev_mode and path == "/server_info":
             config = {"model_config": {"logprobs_mode": fake.logprobs_mode}}
             return self.reply(200, {"vllm_config": config})
+        if fake.dev_mode and path == "/is_sleeping":
+            return self.reply(200, {"is_sleeping": bool(fake.asleep)})
+        if path == "/seen":  # ours too
+            return self.reply(200, {"paths": fake.paths(), "bad_order": fake.bad_order})
         return self.error(404, "Not Found")
 
     def do_POST(self):
         fake = self.server
         length = int(self.headers.get("Content-Length") or 0)
         body = json.loads(self.rfile.read(length)) if length else {}
-        path = self.path.partition("?")[0]
-        fake.requests.append((path, body))
+        path, _, query = self.path.partition("?")
+        if path == "/set":  # ours, for servers in other processes
+            vars(fake).update(body)
+            return self.reply(200, {})
+        fake.requests.append((self.path if path in ("/sleep", "/wake_up") else path, body))
+        fake.trace(self.path)
         if path in fake.broken:
             return self.error(500, "Call to collective_rpc method failed")
+        if problem := fake.out_of_order(path, query):
+            fake.bad_order.append(f"{self.path}: {problem}")
+            fake.trace(f"out of order: {problem}")
+            return self.error(400, problem)
         if path == "/v1/completions":
             with fake.lock:
                 fake.under_way += 1
@@ -116,7 +158,7 @@ class Handler(BaseHTTPRequestHandler):
                     fake.under_way -= 1
         if path == "/update_weights":
             directory = body["update_info"]["directory"]
-            if fake.refuse and directory != "start":
+            if fake.refuse and fake.refuse_in in directory:
                 message = f"Worker failed with error 'curiojax refused the weights: {fake.refuse}'"
                 return self.error(500, message)
             fake.weights = directory
@@ -127,6 +169,12 @@ class Handler(BaseHTTPRequestHandler):
         elif path == "/collective_rpc":
             assert body["method"] == "reload_weights"
             fake.weights = body["kwargs"]["weights_path"]
+        elif path == "/sleep":
+            fake.asleep, fake.weights = {"weights", "kv_cache"}, None
+            return self.reply(200, {"status": "sleeping", "level": 2})
+        elif path == "/wake_up":
+            fake.asleep.discard(query.removeprefix("tags="))
+            return self.reply(200, {"status": "sleeping" if fake.asleep else "awake"})
         elif path == "/reset_prefix_cache":
             fake.busy -= 1
             return self.reply(200, {"success": fake.busy < 0})
@@ -204,9 +252,18 @@ def main() -> None:
         raise SystemExit(1)
     port = int(arguments[arguments.index("--port") + 1])
     engine = subprocess.Popen([sys.executable, "-S", __file__, "engine"], stdout=subprocess.PIPE)
-    engine.stdout.readline()
+    shared = engine.stdout.readline().decode().strip()
+
+    def terminate(*_):  # as vLLM's server does, with all that it started
+        engine.kill()
+        Path(shared).unlink(missing_ok=True)
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, terminate)
     with FakeServer(port, int(arguments[arguments.index("--max-model-len") + 1])) as server:
         server.weights = arguments[arguments.index("--model") + 1]
+        server.trace = lambda line: os.write(1, f"{line}\n".encode())  # whole lines
+        server.sleep_mode = "--enable-sleep-mode" in arguments
         engine.wait()  # as vLLM's server ends when its engine does
     raise SystemExit(1)
 

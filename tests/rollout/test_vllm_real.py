@@ -302,18 +302,33 @@ def test_what_is_killed_while_generating_comes_back(rollout, victim):
     print(f"killed {victim}: everything done {time.monotonic() - killed[0]:.1f} s later")
 
 
+def test_a_server_ends_with_its_guard_and_comes_back(rollout):
+    """What is left to do where the trainer is killed together with the guard."""
+    before, process = vllm_greedy(rollout), rollout._endpoints[0].process
+    pids = process.pids()
+    files = vllm_guard.shared_memory(pids)
+    os.kill(process._guard.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while any(map(alive, pids)):
+        assert time.monotonic() < deadline, "processes outlive the guard"
+        time.sleep(0.1)
+    assert files and not any(Path(file).exists() for file in files)
+    assert vllm_greedy(rollout) == before
+
+
 TRAINER = """
     import json, sys, time
     sys.path[:0] = [{tests!r}]
     from test_vllm_real import GREEDY, PROMPTS, UNTIED, random_params, settings
     from curiojax.rollout.base import Sampling
     from curiojax.rollout.vllm import VllmRollout
+    from curiojax.rollout.vllm_routes import Routes
 
     rollout = VllmRollout(UNTIED, {checkpoint!r}, settings({logs!r}, temperature=0.7))
     endpoint = rollout._endpoints[0]
     groups = rollout.generate(PROMPTS, Sampling(max_tokens=16, temperature=0.7, n=2), 0)
     # As when the transfer fails half-way: vLLM's own reload is the next to be tried.
-    endpoint._transfer = lambda directory, tag: endpoint._post("/finish_weight_update")
+    Routes.transfer = lambda self, directory, tag: self.post("/finish_weight_update")
     rollout.sync(random_params(4, UNTIED), 1)
     print(json.dumps({{
         "groups": groups,

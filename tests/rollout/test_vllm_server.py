@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from curiojax.models import init_params, save_pretrained
 from curiojax.rollout import vllm_guard
 from curiojax.rollout.vllm import RolloutError, VllmRollout, VllmSettings
 from curiojax.rollout.vllm_client import VllmClient
+from curiojax.rollout.weights import WeightStore
 
 SHM = Path("/dev/shm")
 
@@ -123,8 +125,9 @@ TRAINER = """
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_servers_end_with_the_trainer(checkpoint, tmp_path, how):
+@pytest.fixture
+def trainer(checkpoint, tmp_path):
+    """A process with an engine: itself, its server's processes with the guard last, its files."""
     code = TRAINER.format(
         tests=str(Path(__file__).parent),
         logs=str(tmp_path / "logs"),
@@ -133,30 +136,48 @@ def test_servers_end_with_the_trainer(checkpoint, tmp_path, how):
         checkpoint=str(checkpoint),
     )
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    trainer = subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True, env=env
     )
-    *pids, run_dir, weights = trainer.stdout.readline().split()
+    *pids, run_dir, weights = process.stdout.readline().split()
     pids = list(map(int, pids))
     assert len(pids) == 3 and all(map(alive, pids))
     [file] = shared(pids)
-    trainer.send_signal(how)
-    trainer.wait(timeout=60)
-    wait_for(lambda: not any(map(alive, pids)))
-    wait_for(lambda: not any(Path(p).exists() for p in (file, run_dir, weights)))
+    return process, pids, [Path(file), Path(run_dir), Path(weights)]
 
 
-def test_without_its_guard_a_server_is_ended_all_the_same(checkpoint, settings):
-    rollout = VllmRollout(CONFIG, checkpoint, settings())
-    process = rollout._endpoints[0].process
-    pids = process.pids()
-    os.kill(process._guard.pid, signal.SIGKILL)
-    process._guard.wait()
-    assert all(map(alive, pids))
-    rollout.close()
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_servers_end_with_the_trainer(trainer, how):
+    process, pids, files = trainer
+    process.send_signal(how)
+    process.wait(timeout=60)
     wait_for(lambda: not any(map(alive, pids)))
-    for file in SHM.glob(f"psm_fake{pids[1]}"):
-        file.unlink()
+    wait_for(lambda: not any(path.exists() for path in files))
+
+
+def test_servers_end_where_the_trainer_and_the_guard_are_killed_at_once(trainer):
+    process, pids, [file, run_dir, weights] = trainer
+    os.kill(pids[-1], signal.SIGKILL)
+    process.kill()
+    process.wait(timeout=60)
+    wait_for(lambda: not any(map(alive, pids)))
+    wait_for(lambda: not file.exists())
+    # Nobody is left to remove these; the next run removes the weights.
+    WeightStore(weights.parent, CONFIG, "float32").close()
+    assert not weights.exists()
+    shutil.rmtree(run_dir)
+
+
+def test_a_server_ends_with_its_guard_and_comes_back(checkpoint, settings):
+    with VllmRollout(CONFIG, checkpoint, settings()) as rollout:
+        process = rollout._endpoints[0].process
+        pids = process.pids()
+        os.kill(process._guard.pid, signal.SIGKILL)
+        wait_for(lambda: not any(map(alive, pids)))
+        results = rollout.generate(PROMPTS, SAMPLING, 7)
+        assert [c.tokens for c in results[2]] == expected_tokens(7, 2)
+        after = process.pids()
+    assert len(after) == 2 and not any(map(alive, after))
 
 
 def test_only_unused_shared_memory_of_the_server_is_removed(tmp_path):

@@ -1,0 +1,53 @@
+"""What the embedded sampler holds on the devices, from shapes alone."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+
+from curiojax.models import ModelConfig, abstract_params, param_axes
+from curiojax.rollout.sampler import own
+from curiojax.rollout.schedule import num_rows, ring_lengths
+from curiojax.rollout.slots import CACHE_AXES, new_cache
+from curiojax.sharding import num_batch_shards, tree_shardings
+
+
+def sampler_memory(
+    model: ModelConfig,
+    mesh: Mesh,
+    *,
+    rows: int,
+    completions: int,
+    longest_prompt: int,
+    max_tokens: int,
+) -> tuple[Any, Any]:
+    """The sampler's copy of the weights, and its cache when it is largest.
+
+    The cache is largest while a ring is copied into one of twice its length, the last time that
+    completions outgrow it; prompts that are being prefilled come to less than that.
+
+    Args:
+      rows: completions computed at a time, at most.
+      completions: of one call of `generate`.
+      longest_prompt, max_tokens: in tokens.
+
+    Returns:
+      Two trees of `jax.ShapeDtypeStruct` with shardings on `mesh`.
+    """
+    weights = jax.eval_shape(partial(own, config=model), abstract_params(model))
+    count = num_rows(completions, rows, num_batch_shards(mesh))
+    caches = [
+        jax.eval_shape(partial(new_cache, weights, model, count, length))
+        for length in ring_lengths(longest_prompt, max_tokens)[-2:]
+    ]
+    return (
+        jax.tree.map(_on, weights, tree_shardings(mesh, param_axes(model))),
+        jax.tree.map(_on, caches, [tree_shardings(mesh, CACHE_AXES)] * len(caches)),
+    )
+
+
+def _on(shape: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
