@@ -459,3 +459,12 @@ def test_devices_are_shared_out(tmp_path):
     assert (two.server_count, two.tensor_parallel_size) == (2, 2)
     assert two.server_devices(1) == (6, 7)
     assert make().server_count == 1 and make(num_servers=3).server_devices(2) == ()
+
+
+def test_without_a_folder_for_weights_those_of_the_start_stay(connect, params, tmp_path):
+    rollout, _ = connect(weights_dir=None)
+    results = rollout.generate(PROMPTS, SAMPLING, 7)
+    assert [c.tokens for c in results[2]] == expected_tokens(7, 2)
+    with pytest.raises(RuntimeError, match="weights_dir"):
+        rollout.sync(params, 1)
+    assert not list(tmp_path.glob("curiojax-weights-*"))
