@@ -196,7 +196,7 @@ def notes(results: Any) -> list[str]:
     if load > machine["cores"]:
         found.append(
             f"warning: load average {load:.1f} on {machine['cores']} cores: other programs ran "
-            "beside this one; only the ratios of variants that took turns are worth something"
+            "beside this one; only the ratios of variants that took turns are worth something."
         )
     if machine["platform"] == "cpu":
         found.append(tables.CPU_NOTE)

@@ -102,12 +102,8 @@ def markdown(read: Sequence[Results]) -> str:
     for _, r in columns:
         if r:
             commit = f", commit {r['commit']}" if r["commit"] else ""
-            lines += [
-                "",
-                f"{r['size']['name']}: {r['machine']['device']}, {r['date'][:10]}{commit}.",
-            ]
-            if r["machine"]["platform"] == "cpu":
-                lines[-1] += f" {CPU_NOTE}"
+            where = f"{r['size']['name']}: {r['machine']['device']}, {r['date'][:10]}{commit}."
+            lines += ["", " ".join([where, *r["notes"]])]
     return "\n".join(lines)
 
 
