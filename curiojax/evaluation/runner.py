@@ -23,9 +23,11 @@ from curiojax.evaluation import expert, folder
 from curiojax.evaluation.benchmarks import load_benchmark, parse_entries
 from curiojax.evaluation.engines import Weights, start_engine
 from curiojax.evaluation.entropy import EntropyFile, measure
+from curiojax.evaluation.field_names import own_field_names
 from curiojax.evaluation.generation import (
     Answer,
     CompletionFile,
+    check_room,
     encode_questions,
     fits,
     generate,
@@ -96,14 +98,18 @@ def run_evaluation(config: EvaluationConfig) -> dict[str, Any]:
     Raises:
       ConfigError: the input is wrong; raised before anything is sampled or written.
     """
+    with own_field_names():
+        return _run(config)
+
+
+def _run(config: EvaluationConfig) -> dict[str, Any]:
     directory = output_folder(config)
     folder.check_folder(directory)
     subject = read_subject(config)
     work = [prepare(config, subject, entry) for entry in parse_entries(config.benchmarks)]
     with folder.lock(directory):
-        folder.write_text(directory / folder.CONFIG, to_yaml(config))
-        for item in work:
-            write_questions(directory, item.benchmark)
+        if not (directory / folder.CONFIG).is_file():
+            folder.write_text(directory / folder.CONFIG, to_yaml(config))
         with Weights(config, subject.path, subject.config) as weights:
             sample(config, subject, work, directory, weights)
             if config.entropy:
@@ -159,12 +165,14 @@ def prepare(config: EvaluationConfig, subject: Subject, entry: Any) -> Work:
         "stop_ids": list(subject.stop_ids),
         "seed": config.seed,
     }
+    prompts = encode_questions(benchmark, config.template, subject.tokenizer)
+    check_room(benchmark, prompts, config.max_response_tokens, model.max_position_embeddings)
     return Work(
         benchmark,
         available=len(whole.questions),
         samples=config.samples or benchmark.samples,
         identity=identity,
-        prompts=encode_questions(benchmark, config.template, subject.tokenizer),
+        prompts=prompts,
     )
 
 
@@ -189,6 +197,10 @@ def sample(
             )
             for item in work
         ]
+        # Not before it is known that the folder holds nothing of other settings.
+        folder.write_text(directory / folder.CONFIG, to_yaml(config))
+        for item in work:
+            write_questions(directory, item.benchmark)
         lengths = [
             len(item.prompts[question])
             for item, file in zip(work, files, strict=True)
