@@ -7,7 +7,9 @@ uncertainty. Running the same command again continues an interrupted evaluation.
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,13 +26,14 @@ usage: python -m curiojax.evaluate [CONFIG.yaml] [key=value ...]
   python -m curiojax.evaluate model=runs/mine/hf benchmarks=[aime24,math500]
       samples with JAX on this machine's devices
   python -m curiojax.evaluate configs/qwen2.5-math-7b/evaluate.yaml model=runs/mine/hf \\
-      engine=vllm vllm_python=/opt/vllm/bin/python
+      vllm_python=/opt/vllm/bin/python benchmarks_dir=data/benchmarks
       the paper's nine benchmarks, sampled by vLLM
   python -m curiojax.evaluate compare evaluations/sft evaluations/curio output=both.html
       paired differences on the same questions
 
 The same command again continues an interrupted evaluation; limit=5 is a smoke run.
 Keys and defaults: curiojax/evaluation/settings.py.
+What results.json holds: curiojax/evaluation/results_file.py.
 """
 
 
@@ -69,6 +72,8 @@ def compare(arguments: Sequence[str]) -> None:
     from curiojax.evaluation.results_comparison import comparison_tables
     from curiojax.evaluation.results_file import read_results
     from curiojax.evaluation.results_table import results_tables
+    from curiojax.reports.comparison import check_target
+    from curiojax.reports.evaluation import COMPARISON_MARK
 
     paths = [Path(a) for a in arguments if "=" not in a or Path(a).exists()]
     options = read_overrides([a for a in arguments if Path(a) not in paths])
@@ -76,14 +81,19 @@ def compare(arguments: Sequence[str]) -> None:
         raise ConfigError(f"{unknown[0]}: compare takes folders or results.json, and output=FILE")
     if len(paths) < 2:
         raise ConfigError("compare: needs two evaluations or more; name their folders")
+    if "output" in options:
+        check_target(Path(str(options["output"])), field="output", mark=COMPARISON_MARK)
     results = told_apart(paths, [read_results(path) for path in paths])
     tables = [
         *results_tables(results),
         *(table for other in results[1:] for table in comparison_tables(results[0], other)),
     ]
-    print_tables(tables)
+    # First, so that nothing is missing when the tables go into `head` or `less`.
     if "output" in options:
         write_comparison(Path(str(options["output"])), paths, results, tables)
+    print_tables(tables)
+    if "output" in options:
+        progress.print_pairs("written", {"report": options["output"]})
 
 
 def told_apart(paths: Sequence[Path], results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -105,18 +115,22 @@ def write_comparison(
     from curiojax.reports.evaluation import write_evaluation_report
 
     folders = [path if path.is_dir() else path.parent for path in paths]
-    with progress.status("writing the report"):
-        write_evaluation_report(
-            output,
-            title=" and ".join(result["name"] for result in results),
-            results=results,
-            tables=[vars(table) for table in tables],
-            completions={
-                result["name"]: completion_rows(directory, result)
-                for directory, result in zip(folders, results, strict=True)
-            },
-        )
-    progress.print_pairs("written", {"report": output})
+    try:
+        with progress.status("writing the report"):
+            write_evaluation_report(
+                output,
+                title=" and ".join(result["name"] for result in results),
+                results=results,
+                tables=[vars(table) for table in tables],
+                completions={
+                    result["name"]: completion_rows(directory, result)
+                    for directory, result in zip(folders, results, strict=True)
+                },
+            )
+    except OSError as error:
+        raise ConfigError(
+            f"output: {output} cannot be written ({error.strerror}); name another file"
+        ) from None
 
 
 def show_tables(results: Sequence[dict[str, Any]]) -> None:
@@ -130,8 +144,15 @@ def print_tables(tables: Sequence[Any]) -> None:
     for table in tables:
         progress.print_table(table.columns, table.rows, title=table.title)
         if table.caption:
-            print(table.caption)
+            print(fitted(table.caption))
         print()
+
+
+def fitted(text: str) -> str:
+    """A paragraph, in a terminal broken between words; elsewhere it stays one line."""
+    if not sys.stdout.isatty():
+        return text
+    return textwrap.fill(text, shutil.get_terminal_size().columns, break_on_hyphens=False)
 
 
 if __name__ == "__main__":

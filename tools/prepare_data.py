@@ -48,6 +48,7 @@ from curiojax.evaluation.questions import Benchmark
 
 OVERLAP = "overlap.json"
 FILTERED = ".no_overlap"
+TRAIN_HELP = f"of {', '.join(TRAINING)}; without a name none (all)"
 
 
 def main(arguments: list[str] | None = None, fetch: Fetch = fetch_from_hub) -> None:
@@ -95,10 +96,28 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("output", metavar="OUT", type=Path)
-    add("--train", nargs="*", default=list(TRAINING), choices=list(TRAINING), metavar="NAME")
-    add("--benchmarks", nargs="*", default=["paper"], metavar="NAME", help="names or sets of them")
-    add("--ngram", type=int, default=NGRAM, help="words of a run that shows overlap")
-    add("--common", type=int, default=COMMON, help="runs in more training rows show nothing")
+    add(
+        "--train",
+        nargs="*",
+        default=list(TRAINING),
+        choices=list(TRAINING),
+        metavar="NAME",
+        help=TRAIN_HELP,
+    )
+    add(
+        "--benchmarks",
+        nargs="*",
+        default=["paper"],
+        metavar="NAME",
+        help="names or sets of them (paper)",
+    )
+    add("--ngram", type=int, default=NGRAM, help=f"words of a run that shows overlap ({NGRAM})")
+    add(
+        "--common",
+        type=int,
+        default=COMMON,
+        help=f"runs in more training rows show nothing ({COMMON})",
+    )
     add("--drop-overlap", action="store_true", help="write the training sets without such rows")
     add("--accept", nargs="*", default=[], metavar="NAME", help="files whose rows differ in number")
     add("--no-fetch", action="store_true", help="use the files that are there")

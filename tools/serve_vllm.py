@@ -1,6 +1,6 @@
 """Starts one vLLM server the way the trainer does, for runs that name it in rollout.base_urls.
 
-    python tools/serve_vllm.py CHECKPOINT --vllm-python ~/vllm/bin/python --max-model-len 9216 \
+    python tools/serve_vllm.py CHECKPOINT --vllm-python ~/vllm/bin/python --max-model-len 9216 \\
         --port 8000 --devices 4 -- --gpu-memory-utilization 0.9
 
 CHECKPOINT is a local folder; what follows `--` goes to vLLM as it is. The server listens on

@@ -14,7 +14,7 @@ from curiojax import models
 from curiojax.errors import ConfigError
 from curiojax.evaluation import folder
 from curiojax.evaluation.entropy import check_entropies
-from curiojax.evaluation.generation import check_completions, fits
+from curiojax.evaluation.generation import check_completions, check_room
 from curiojax.evaluation.grading import check_grades
 from curiojax.evaluation.settings import EvaluationConfig
 from curiojax.evaluation.work import Subject, Work
@@ -34,15 +34,7 @@ def check_prompts(config: EvaluationConfig, subject: Subject, work: Sequence[Wor
                     f"model: question {question} of {item.benchmark.name} has token ids outside "
                     f"its vocabulary of {vocabulary}; does the tokenizer belong to the model?"
                 )
-    prompts = [prompt for item in work for prompt in item.prompts.values()]
-    shortest = min(prompts, key=len)
-    if not fits(shortest, config.max_response_tokens, context):
-        raise ConfigError(
-            f"max_response_tokens: with the shortest prompt, of {len(shortest)} tokens, "
-            f"{config.max_response_tokens} exceed the model's {context} positions, so that nothing "
-            "could be sampled; lower it, or extend the model with model.max_position_embeddings "
-            "(and usually a larger model.rope_theta)"
-        )
+        check_room(item.benchmark, item.prompts, config.max_response_tokens, context)
 
 
 def check_files(config: EvaluationConfig, directory: Path, work: Sequence[Work]) -> None:

@@ -9,6 +9,7 @@ are the same whatever else is sampled beside it.
 from __future__ import annotations
 
 import hashlib
+import sys
 import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
@@ -144,6 +145,38 @@ def encode_questions(benchmark: Benchmark, template: str, tokenizer: Any) -> dic
 def fits(prompt: Sequence[int], max_response_tokens: int, context: int) -> bool:
     """Whether a prompt leaves room for a whole response."""
     return len(prompt) + max_response_tokens <= context
+
+
+def check_room(
+    benchmark: Benchmark,
+    prompts: Mapping[str, Sequence[int]],
+    max_response_tokens: int,
+    context: int,
+) -> None:
+    """Refuses a benchmark of which no question could be answered, and warns of single ones.
+
+    Raises:
+      ConfigError: no prompt leaves room for a whole response in the model's context.
+    """
+    long = [len(ids) for ids in prompts.values() if not fits(ids, max_response_tokens, context)]
+    shortest = min(map(len, prompts.values()))
+    if len(long) == len(prompts):
+        remedy = (
+            f"lower it to {context - shortest} or less, or "
+            if context > shortest
+            else "choose another model, or "
+        )
+        raise ConfigError(
+            f"max_response_tokens: {max_response_tokens} after the shortest prompt of "
+            f"{benchmark.name}, {shortest} tokens, exceed the model's context of {context}; "
+            f"{remedy}extend the context with model.max_position_embeddings (and model.rope_theta)"
+        )
+    if long:
+        print(
+            f"warning: {len(long)} of {len(prompts)} questions of {benchmark.name} count as wrong, "
+            f"since prompt and max_response_tokens exceed the model's context of {context}",
+            file=sys.stderr,
+        )
 
 
 def missing(benchmark: Benchmark, file: CompletionFile) -> list[str]:

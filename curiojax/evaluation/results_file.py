@@ -1,35 +1,37 @@
-"""`results.json`: what an evaluation found.
+"""`results.json`: what an evaluation found, read back.
 
-Version 1. Scores and shares are fractions, entropies nats, lengths tokens; a score is
-`{"value", "se"}` with the standard error over questions, null where it is not defined. The file is
-a function of the completions, entropies and grades beside it: it holds neither times nor dates.
+Version 1 holds, with shares and scores as fractions in [0, 1], lengths in tokens, entropies in
+nats, and `score` for {"value", "se"}, an estimate and its standard error:
 
-    version, name               1; what tables call the model
-    model                       {path, fingerprint}
-    settings, software          what was sampled and graded with
-    benchmarks: {NAME: {
-      title, group, source      group: math, general or own
+    version, name             1, and what tables call the model
+    model                     path, fingerprint of the weights
+    settings                  engine, temperature, top_p, max_response_tokens, template, seed,
+                              preset, limit, verifier, compute_dtype, stop_ids
+    software                  versions of curiojax, math-verify, jax, transformers
+    benchmarks.<name>
+      title, group, source    group: math, general or own
       verifier, strict_verifier
-      questions, available      evaluated, and in the benchmark (more, with a limit)
-      samples                   completions per question, n
-      avg                       score: avg@n
-      pass, maj                 {k: score} for k = 1, 2, 4, ... up to n, and n
-      strict                    {avg, pass} by the strict verifier, or null
-      counts                    questions that are unverifiable (left out of the scores) or
-                                prompt_too_long (wrong); completions, and how many of them were
-                                truncated, no_think_close, no_box, no_answer, timeout, memory,
-                                crash, error, too_long
-      rates                     truncated, no_think_close, no_box, timeout: shares of completions
-      length                    mean, median, p95, max, histogram: {edges, counts}
-      entropy                   token_mean, token_mean_se, sequence_mean, tokens, sequences; or null
-      diversity                 ngram: {1..4}, ngram_first_512: {4}, distinct: {1..3},
-                                compression_ratio, distinct_answers, distinct_correct; null if n = 1
-      per_question              [{id, correct: [0 or 1] or null, strict, lengths,
-                                  distinct_answers, majority, entropy}]
-    }}
-    means: {GROUP or all: {avg: score, benchmarks: [names]}}     unweighted, over benchmarks
-    entropy                     token_mean, sequence_mean over all benchmarks; or null
-    expert_tokens               as `curiojax.evaluation.expert_tokens` returns it; or null
+      questions, available    evaluated; in the benchmark, of which `limit` takes a part
+      samples                 per question
+      avg                     score: avg@k, k = samples
+      pass.<k>, maj.<k>       scores, k: powers of two up to samples, and samples
+      strict                  avg and pass by the strict verifier, or null
+      counts                  of questions: unverifiable, prompt_too_long; of completions: the
+                              others, `completions` being all
+      rates                   truncated, no_think_close, no_box, timeout: shares of completions
+      length                  mean, median, p95, max, histogram {edges, counts}
+      entropy                 token_mean, token_mean_se, sequence_mean, tokens, sequences; or null
+      diversity               ngram.<n>, ngram_first_512.<n>, distinct.<n>, compression_ratio,
+                              distinct_answers, distinct_correct; null with one sample
+      per_question            a list: id; correct and strict, a 0 or 1 per sample (null where the
+                              ground truth cannot be verified); lengths; distinct_answers;
+                              majority (0 to 1); entropy
+    means.<group>             of math, general, own, all: avg (score), benchmarks
+    entropy                   token_mean, sequence_mean over all benchmarks, or null
+    expert_tokens             as `curiojax.evaluation.expert_tokens` has it, or null
+
+It has no times, and floats of 10 digits, so that equal evaluations give equal files. What each
+number means is in `curiojax.evaluation.summary` and the modules it calls.
 """
 
 from __future__ import annotations

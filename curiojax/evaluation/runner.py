@@ -19,6 +19,7 @@ from curiojax.evaluation import checks, expert, folder
 from curiojax.evaluation.benchmarks import parse_entries
 from curiojax.evaluation.engines import Weights, start_engine
 from curiojax.evaluation.entropy import EntropyFile, measure
+from curiojax.evaluation.field_names import own_field_names
 from curiojax.evaluation.generation import CompletionFile, fits, generate, missing
 from curiojax.evaluation.grading import GradeFile
 from curiojax.evaluation.outcome import report, summary
@@ -38,6 +39,11 @@ def run_evaluation(config: EvaluationConfig) -> dict[str, Any]:
       ConfigError: the input is wrong; raised before anything is sampled or replaced. Later: no room
         on the disk or in memory, or an engine that is lost; the same command continues.
     """
+    with own_field_names():
+        return _run(config)
+
+
+def _run(config: EvaluationConfig) -> dict[str, Any]:
     directory = output_folder(config)
     folder.check_folder(directory)
     subject = read_subject(config)

@@ -118,16 +118,23 @@ def write_comparison_report(
     return training.save(path, document.replace("<head>", f"<head>\n{MARK}", 1))
 
 
-def check_target(path: str | os.PathLike[str]) -> None:
-    """Raises a `ConfigError` when the path holds something that is no comparison of ours."""
+def check_target(
+    path: str | os.PathLike[str], *, field: str = "--output", mark: str = MARK
+) -> None:
+    """Raises a `ConfigError` when the path holds something that is no comparison of ours.
+
+    Args:
+      field: names the path in errors.
+      mark: what such a comparison has near its beginning.
+    """
     path = Path(path)
     if path.is_dir():
-        raise ConfigError(f"--output: {path} is a folder; name an HTML file in it")
+        raise ConfigError(f"{field}: {path} is a folder; name an HTML file in it")
     if not path.exists():
         return
     with path.open("rb") as file:
-        if MARK.encode() not in file.read(200):
-            raise ConfigError(f"--output: {path} exists and is no comparison; name another file")
+        if mark.encode() not in file.read(200):
+            raise ConfigError(f"{field}: {path} exists and is no comparison; name another file")
 
 
 def over_seeds(seeds: Sequence[Sequence[charts.Row]]) -> list[dict[str, Any]]:

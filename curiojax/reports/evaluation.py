@@ -14,6 +14,9 @@ from curiojax.errors import ConfigError
 from curiojax.reports import charts, evaluation_curves, evaluation_planes, page, tokens, training
 from curiojax.reports.completions import CAP_BYTES, Completions, listing
 
+# By this a page of several models is known as ours, and may be replaced.
+COMPARISON_MARK = '<meta name="generator" content="curiojax evaluate compare">'
+
 
 def write_evaluation_report(
     path: str | os.PathLike[str],
@@ -91,6 +94,8 @@ def write_evaluation_report(
         scripts=scripts,
         css=charts.run_css() + tokens.token_css() + page.asset("evaluation.css"),
     )
+    if len(results) > 1:
+        document = document.replace("<head>", f"<head>\n{COMPARISON_MARK}", 1)
     return training.save(path, document)
 
 

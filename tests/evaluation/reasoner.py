@@ -101,4 +101,8 @@ def fit(ids, segments, mask, steps):
 
 
 if __name__ == "__main__":
-    print(*write(Path(sys.argv[1])), sep="\n")
+    if len(sys.argv) != 2:
+        raise SystemExit("usage: python -m tests.evaluation.reasoner FOLDER")
+    model, files = write(Path(sys.argv[1]))
+    print(f"try: python -m curiojax.evaluate model={model} benchmarks_dir={files} \\")
+    print("         template=plain max_response_tokens=64")

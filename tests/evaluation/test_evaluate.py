@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 from curiojax.errors import ConfigError
 from curiojax.evaluate import main
-from curiojax.evaluation import journal
+from curiojax.evaluation import journal, results_file
 from curiojax.evaluation.rows import completion_rows
 from curiojax.evaluation.runner import run_evaluation
 from curiojax.evaluation.settings import load_settings
@@ -76,6 +77,23 @@ def test_what_is_written(trained, straight):
     assert results["settings"]["engine"] == "sampler" and results["name"] == "model"
     page = (straight / "report.html").read_text()
     assert "ARC-Challenge" in page and "<script" in page
+
+
+def test_results_are_as_documented(straight):
+    """Every key is a word of the documentation; of the counts, the kinds of failure aside."""
+    said = set(re.findall(r"[A-Za-z0-9_-]+", results_file.__doc__))
+    found = json.loads((straight / "results.json").read_text())
+    part = found["benchmarks"].pop("minerva")
+    trees = [found["settings"], found["software"], found["means"], {**found, "benchmarks": {}}]
+    trees += [{**part, "counts": {}}, part["per_question"][0]]
+
+    def keys(values):
+        for key, value in values.items():
+            yield key
+            if isinstance(value, dict):
+                yield from keys(value)
+
+    assert {key for tree in trees for key in keys(tree) if not key.isdigit()} <= said
 
 
 class Killed(BaseException):
@@ -244,6 +262,12 @@ def test_other_questions_of_the_same_names_are_refused(trained, straight, tmp_pa
     assert contents(output) == before
 
 
+def test_nothing_is_sampled_when_no_question_fits(trained, tmp_path):
+    with pytest.raises(ConfigError, match=r"^max_response_tokens: .*of 1024; lower it to 1009"):
+        run_evaluation(settings(trained, tmp_path / "out", "max_response_tokens=8192"))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     "overrides, words",
     [
@@ -254,10 +278,9 @@ def test_other_questions_of_the_same_names_are_refused(trained, straight, tmp_pa
         (["n=4"], "did you mean samples"),
         (["engine=vllm"], "vllm_python"),
         (["vllm_python=/x"], "engine=vllm"),
-        (["template=model"], "chat template"),
+        (["template=model"], "^template: .*chat template"),
         (["benchmarks_dir=/nowhere"], "put its rows into /nowhere/aime24.parquet"),
         (["expert_data.groups=fixed"], "base"),
-        (["max_response_tokens=1024"], "max_response_tokens: .*1024 positions.*lower it"),
         (["expert_data.path=/nowhere/train.jsonl"], "expert_data.path: .*/nowhere"),
         (["verifier=maths"], "^verifier: "),
     ],
@@ -325,5 +348,11 @@ def test_comparing(trained, straight, tmp_path, capsys):
     assert "Minerva" in (tmp_path / "c.html").read_text()
     with pytest.raises(ConfigError, match="two"):
         main(["compare", str(straight)])
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text("{}")
+    with pytest.raises(ConfigError, match=r"^output: .*is no comparison"):
+        main(["compare", str(straight), str(other), f"output={mine}"])
+    assert mine.read_text() == "{}"
+    main(["compare", str(straight), str(other), f"output={tmp_path / 'c.html'}"])  # its own
     with pytest.raises(ConfigError, match="outptu"):
         main(["compare", str(straight), str(other), "outptu=x.html"])
