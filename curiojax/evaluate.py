@@ -74,14 +74,22 @@ def compare(arguments: Sequence[str]) -> None:
         raise ConfigError(f"{unknown[0]}: compare takes folders or results.json, and output=FILE")
     if len(paths) < 2:
         raise ConfigError("compare: needs two evaluations or more; name their folders")
+    output = options.get("output", "")
+    if "output" in options and (output in (None, "") or Path(str(output)).is_dir()):
+        raise ConfigError(
+            f"output: {output or 'nothing'} is no name of a file; write output=x.html"
+        )
     results = told_apart(paths, [read_results(path) for path in paths])
     tables = [
         *results_tables(results),
         *(table for other in results[1:] for table in comparison_tables(results[0], other)),
     ]
     print_tables(tables)
-    if "output" in options:
-        write_comparison(Path(str(options["output"])), paths, results, tables)
+    if output:
+        try:
+            write_comparison(Path(str(output)), paths, results, tables)
+        except OSError as error:
+            raise ConfigError(f"output: {output} cannot be written ({error.strerror})") from None
 
 
 def told_apart(paths: Sequence[Path], results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -325,5 +325,13 @@ def test_comparing(trained, straight, tmp_path, capsys):
     assert "Minerva" in (tmp_path / "c.html").read_text()
     with pytest.raises(ConfigError, match="two"):
         main(["compare", str(straight)])
+    for output in ("", tmp_path, straight / "results.json" / "c.html"):
+        with pytest.raises(ConfigError, match=r"^output: "):
+            main(["compare", str(straight), str(other), f"output={output}"])
+    assert len(list(tmp_path.iterdir())) == 2
+    completions = other / "completions/aime24.jsonl"
+    completions.write_bytes(completions.read_bytes() + b"{\n")
+    with pytest.raises(ConfigError, match="aime24.jsonl: line 8 is damaged"):
+        main(["compare", str(straight), str(other), f"output={tmp_path / 'c.html'}"])
     with pytest.raises(ConfigError, match="outptu"):
         main(["compare", str(straight), str(other), "outptu=x.html"])
