@@ -331,7 +331,7 @@ def test_comparing(trained, straight, tmp_path, capsys):
     assert len(list(tmp_path.iterdir())) == 2
     completions = other / "completions/aime24.jsonl"
     completions.write_bytes(completions.read_bytes() + b"{\n")
-    with pytest.raises(ConfigError, match="aime24.jsonl: line 8 is damaged"):
+    with pytest.raises(ConfigError, match=r"aime24.jsonl: line 11 is damaged"):
         main(["compare", str(straight), str(other), f"output={tmp_path / 'c.html'}"])
     with pytest.raises(ConfigError, match="outptu"):
         main(["compare", str(straight), str(other), "outptu=x.html"])
