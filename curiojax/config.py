@@ -26,6 +26,7 @@ from curiojax.objectives import (
 from curiojax.sections import (
     Checkpoint,
     Data,
+    Evaluation,
     Logging,
     Loss,
     MeshShape,
@@ -67,7 +68,7 @@ ALIASES = {
 
 SECTIONS = (
     *("model", "data", "loss", "teacher", "optimizer", "mesh", "checkpoint", "logging"),
-    *("rollout", "reward"),
+    *("rollout", "reward", "evaluation"),
 )
 
 
@@ -108,6 +109,7 @@ class RunConfig(Section):
     data: Data = Data()
     rollout: Rollout = Rollout()
     reward: Reward = Reward()
+    evaluation: Evaluation = Evaluation()
     objective: AnyStageObjective = Curio()
     loss: Loss = Loss()
     teacher: Teacher = Teacher()

@@ -47,9 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from curiojax.evaluation import folder
     from curiojax.evaluation.runner import output_folder, run_evaluation
     from curiojax.train import quiet_libraries
+    from curiojax.training.compilation import compilation_cache, programs_folder
 
     quiet_libraries()
-    results = run_evaluation(config)
+    with compilation_cache(programs_folder()):
+        results = run_evaluation(config)
     show_tables([results])
     directory = output_folder(config)
     progress.print_pairs(

@@ -11,10 +11,14 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from curiojax.config import RunConfig, load_config
 from curiojax.errors import ConfigError, exit_on_config_error
 from curiojax.yaml_files import find_config, read_arguments
+
+if TYPE_CHECKING:
+    from curiojax.training.result import Result
 
 USAGE = """\
 usage: python -m curiojax.train [CONFIG.yaml] [key=value ...]
@@ -51,14 +55,21 @@ def main(arguments: list[str] | None = None) -> None:
 
         run_comparison(config)
         return
+    from curiojax.training.compilation import compilation_cache, programs_folder
+
+    with compilation_cache(programs_folder()):
+        finish(run_stage(config))
+
+
+def run_stage(config: RunConfig) -> Result:
+    """Trains as the config says."""
     if config.stage == "grpo":
         from curiojax.training.grpo import run_grpo
 
-        finish(run_grpo(config))
-        return
+        return run_grpo(config)
     from curiojax.training.sft import run_sft
 
-    finish(run_sft(config))
+    return run_sft(config)
 
 
 def initialize_distributed() -> None:
@@ -135,7 +146,7 @@ def only_first_process_shows_progress() -> None:
     progress.enable(jax.process_index() == 0)
 
 
-def finish(result) -> None:
+def finish(result: Result) -> None:
     """Says where everything is."""
     import jax
 
@@ -147,6 +158,7 @@ def finish(result) -> None:
     shown = ("step", "loss", "sft_nll", "sed_k2", "entropy", "entropy_top20", "tau_mean")
     if "reward" in last:
         shown = ("step", "reward", "accuracy", "format_rate", "entropy", "response_tokens")
+    shown = (*shown, "eval/avg", "eval/entropy")
     progress.print_pairs("last step", {key: last[key] for key in shown if key in last})
     progress.print_pairs(
         "written",

@@ -29,6 +29,7 @@ ALLOWED = {
     "evaluation": LEAVES | {"models", "losses", "data", "rewards", "rollout", "reports"},
     "training": LEAVES
     | {"models", "losses", "data", "rewards", "rollout", "reports", "evaluation"},
+    "planning": LEAVES | {"models", "training"},
 }
 ENTRY_POINTS = {"train", "evaluate", "quickstart", "comparison", "__init__"}
 

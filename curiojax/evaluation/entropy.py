@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -26,6 +26,17 @@ from curiojax.sharding import named_sharding, num_batch_shards
 
 VERSION = 1
 DIGITS = 4  # decimals kept, of nats
+
+
+class Texts(Protocol):
+    """Texts, and what is known of their tokens; `EntropyFile` keeps it on disk."""
+
+    texts: Mapping[str, Tokens]
+
+    @property
+    def known(self) -> np.ndarray: ...
+
+    def append(self, found: Mapping[str, tuple[list[float], list[float]]]) -> None: ...
 
 
 class EntropyFile:
@@ -114,7 +125,7 @@ def _digest(text: Tokens) -> str:
 def measure(
     params: Any,
     config: models.ModelConfig,
-    file: EntropyFile,
+    file: Texts,
     mesh: Mesh,
     *,
     batch_tokens: int = 32768,

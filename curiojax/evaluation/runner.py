@@ -26,7 +26,8 @@ from curiojax.evaluation.perplexity import Tokens
 from curiojax.evaluation.rows import write_questions
 from curiojax.evaluation.settings import EvaluationConfig, to_yaml
 from curiojax.evaluation.work import Subject, Work, prepare, read_subject
-from curiojax.rewards.pool import RewardPool, WorkersUnavailable
+from curiojax.rewards.pool import RewardPool
+from curiojax.rewards.supervisor import WorkersUnavailable
 from curiojax.rollout.base import RolloutError, Sampling
 
 

@@ -36,6 +36,7 @@ class Chart:
     Attributes:
       zero: whether the vertical axis starts at 0.
       scale: `linear`, `percent` or `auto` (logarithmic where the values span a factor of 50).
+      points: whether every value is marked, where there are few.
     """
 
     identifier: str
@@ -45,11 +46,17 @@ class Chart:
     caption: str
     zero: bool = True
     scale: str = "linear"
+    points: bool = False
 
 
 @dataclass(frozen=True)
 class Group:
-    """Charts that belong together; `stage` is `sft` or `rl`, or None where both have them."""
+    """Charts that belong together.
+
+    Attributes:
+      stage: `sft` or `rl`, or None where both have them.
+      only: drawn from the steps that have this metric; None: from all of them.
+    """
 
     identifier: str
     title: str
@@ -57,6 +64,7 @@ class Group:
     charts: tuple[Chart, ...]
     large: bool = False
     stage: str | None = None
+    only: str | None = None
 
 
 GROUPS = (

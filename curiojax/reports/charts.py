@@ -197,14 +197,18 @@ def _trace(
             options |= {"fill": "tonexty", "fillcolor": _transparent(colour, 0.18)}
     if series.style == "error":
         options |= {"hoverinfo": "skip"}
+    # A line through one point is nothing to see.
+    mode = "lines" if sum(v is not None for v in y) > 1 or line["width"] == 0 else "markers"
+    size = 8
+    if mode == "lines" and chart.points:
+        mode, size = "lines+markers", 6
     return go.Scatter(
         x=x,
         y=y,
         name=text,
-        # A line through one point is nothing to see.
-        mode="lines" if sum(v is not None for v in y) > 1 or line["width"] == 0 else "markers",
+        mode=mode,
         line=line,
-        marker={"color": colour, "size": 8},
+        marker={"color": colour, "size": size},
         meta={"run": index, "smooth": series.smooth},
         showlegend=False,
         cliponaxis=False,

@@ -13,7 +13,15 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from curiojax.progress import format_duration
-from curiojax.reports import catalogue, catalogue_rl, charts, page, timing, tokens
+from curiojax.reports import (
+    catalogue,
+    catalogue_held_out,
+    catalogue_rl,
+    charts,
+    page,
+    timing,
+    tokens,
+)
 
 # What both stages have comes last.
 GROUPS = (*catalogue.GROUPS[:-1], *catalogue_rl.GROUPS, catalogue.GROUPS[-1])
@@ -50,8 +58,8 @@ def write_training_report(
     if table and table.get("columns"):
         summary = page.table(table["columns"], table["rows"], table.get("caption"))
         body.append(page.section("Summary", summary, "summary"))
-    body.append(page.section("Runs", _glance(runs), "runs"))
-    curve_html, figures, window = curves(runs, GROUPS)
+    body.append(page.section("Runs", _glance(steps_of(runs)), "runs"))
+    curve_html, figures, window = curves(runs, (*catalogue_held_out.groups(runs), *GROUPS))
     body.append(curve_html)
     token_data: dict[str, Any] = {}
     if token_view:
@@ -148,12 +156,15 @@ def _mean(rows: Sequence[charts.Row], key: str) -> float | None:
 
 def curves(runs: charts.Runs, chosen: Sequence[catalogue.Group]) -> tuple[str, dict[str, Any], int]:
     """The charts' HTML, their figures by element id, and the points a smoothed one averages."""
-    joined = charts.curves(runs)
+    joined = charts.curves(steps_of(runs))
     figures: dict[str, Any] = {}
     groups = []
     for group in chosen:
         cards = []
         shown = {n: run for n, run in joined.items() if group.stage in (None, run.stage)}
+        if group.only is not None:
+            seldom = {n: [row for row in rows if group.only in row] for n, rows in runs.items()}
+            shown = charts.curves(seldom)
         if group.identifier == "time":
             for identifier, (card, figure) in timing.figures(shown).items():
                 cards.append(card)
@@ -187,6 +198,11 @@ def curves(runs: charts.Runs, chosen: Sequence[catalogue.Group]) -> tuple[str, d
         figures,
         window,
     )
+
+
+def steps_of(runs: charts.Runs) -> charts.Runs:
+    """The rows that are of a step; one of step 0 holds what was measured before the first."""
+    return {name: [row for row in rows if row.get("step") != 0] for name, rows in runs.items()}
 
 
 def plain(figure: go.Figure) -> dict[str, Any]:

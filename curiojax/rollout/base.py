@@ -27,6 +27,8 @@ class Sampling:
       min_tokens: stop ids cannot be drawn before this many tokens.
       stop_ids: ids that end a completion.
       n: completions per prompt.
+      log_probs: whether those of the tokens are needed; an engine that does not have them leaves
+        them out where they are not, and refuses where they are.
 
     Raises:
       ConfigError: for a value out of its range.
@@ -39,6 +41,7 @@ class Sampling:
     min_tokens: int = 0
     stop_ids: tuple[int, ...] = ()
     n: int = 1
+    log_probs: bool = True
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:

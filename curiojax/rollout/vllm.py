@@ -205,14 +205,15 @@ class VllmRollout:
         else:
             # Greedy, the logits are not scaled, so that the temperature is 1 as promised.
             right = not shaped or (sampling.temperature == 0 and sampling.min_tokens == 0)
-        if self.settings.need_log_probs and not right:
+        needed = self.settings.need_log_probs and sampling.log_probs
+        if needed and not right:
             raise ConfigError(
                 f"rollout.temperature: with servers started for temperature "
                 f"{self.settings.temperature:g}, vLLM does not report log-probs at temperature "
                 f"{sampling.temperature:g} with top_p {sampling.top_p:g}, top_k {sampling.top_k}, "
                 f"min_tokens {sampling.min_tokens}; use temperature 1, or top_p 1 and no others"
             )
-        return right
+        return right and sampling.log_probs
 
     def sync(self, params: Any, version: int) -> SyncReport:
         """Writes new weights, has every server take them over, and makes sure that it did.

@@ -1,9 +1,13 @@
-"""What is compiled once for several runs in one process."""
+"""What is compiled once: for several runs in one process, and for the next start of a run."""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import jax
@@ -11,9 +15,14 @@ from jax.experimental.compilation_cache import compilation_cache as cache
 
 
 @contextmanager
-def compilation_cache() -> Iterator[None]:
-    """Lets runs that differ in their data alone share what was compiled, unless a cache is set."""
-    if getattr(jax.config, "jax_compilation_cache_dir", None):
+def compilation_cache(folder: Path | None = None) -> Iterator[None]:
+    """Keeps what is compiled meanwhile, unless a cache is set already.
+
+    Args:
+      folder: where, for later processes too; a folder that cannot be made is done without. None:
+        only until the end, for runs that differ in their data alone.
+    """
+    if getattr(jax.config, "jax_compilation_cache_dir", None) or not _made(folder):
         yield
         return
     names = (
@@ -22,8 +31,10 @@ def compilation_cache() -> Iterator[None]:
         "jax_persistent_cache_min_entry_size_bytes",
     )
     before = {name: getattr(jax.config, name) for name in names}
-    with TemporaryDirectory(prefix="curiojax-") as folder:
-        for name, value in zip(names, (folder, 0.0, -1), strict=True):
+    place = TemporaryDirectory(prefix="curiojax-") if folder is None else nullcontext(str(folder))
+    with place as path:
+        cache.reset_cache()  # whoever compiled before without a cache has switched it off
+        for name, value in zip(names, (path, 0.0, -1), strict=True):
             jax.config.update(name, value)
         try:
             yield
@@ -31,3 +42,33 @@ def compilation_cache() -> Iterator[None]:
             for name, value in before.items():
                 jax.config.update(name, value)
             cache.reset_cache()  # or JAX would go on writing to the folder
+
+
+def programs_folder() -> Path:
+    """`$CURIOJAX_CACHE/programs/MACHINE`, or the same in `~/.cache/curiojax`.
+
+    JAX's keys name the kind of GPU, but not the kind of CPU: on a shared file system, machines
+    whose processors differ must not run each other's programs.
+    """
+    root = os.environ.get("CURIOJAX_CACHE")
+    base = Path(root) if root else Path.home() / ".cache" / "curiojax"
+    return base / "programs" / _machine()
+
+
+def _machine() -> str:
+    """A name for all machines with the same processor."""
+    features = [platform.machine(), platform.processor()]
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        features += sorted({x for x in lines if x.startswith(("model name", "flags", "Features"))})
+    digest = hashlib.sha256("\n".join(features).encode()).hexdigest()
+    return f"{platform.machine()}-{digest[:8]}"
+
+
+def _made(folder: Path | None) -> bool:
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return folder is None or os.access(folder, os.W_OK)

@@ -6,13 +6,19 @@ from pathlib import Path
 
 from curiojax.rollout.base import Rollout
 from curiojax.rollout.sampler import JaxSampler
+from curiojax.training.memory import SamplerCall
 from curiojax.training.recipe import Recipe
 from curiojax.training.run_directory import require
 from curiojax.training.state import TrainState
 
 
-def start_engine(recipe: Recipe, state: TrainState, directory: Path) -> Rollout:
+def start_engine(
+    recipe: Recipe, state: TrainState, directory: Path, held_out: SamplerCall | None = None
+) -> Rollout:
     """An engine that holds the state's weights.
+
+    Args:
+      held_out: the largest call besides those of the training itself.
 
     Raises:
       ConfigError: what a user can mend: see `curiojax.rollout.vllm.VllmRollout`.
@@ -30,8 +36,11 @@ def start_engine(recipe: Recipe, state: TrainState, directory: Path) -> Rollout:
     from curiojax.rollout.vllm import VllmRollout, VllmSettings
 
     checkpoint = require(config.model.path, "model.path")
+    longest = config.data.max_prompt_tokens + section.max_response_tokens
+    if held_out is not None:
+        longest = max(longest, held_out.longest_prompt + held_out.max_tokens)
     settings = VllmSettings(
-        max_model_len=config.data.max_prompt_tokens + section.max_response_tokens,
+        max_model_len=longest,
         log_dir=directory / "vllm",
         vllm_python=section.vllm_python,
         base_urls=section.base_urls,

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from curiojax.data.packing import pack
-from curiojax.losses import aggregation_weights
+from curiojax.data.prompts import PromptData
+from curiojax.losses import aggregation_weights, group_advantages, handle_overlong
 from curiojax.objectives import PolicyObjective
+from curiojax.training.recipe import Recipe, place
+from curiojax.training.rounds import Round
+
+INTEGERS = ("tokens", "labels", "positions", "segment_ids")
+FLOATS = ("loss_mask", "loss_share", "advantages", "sampler_log_probs")
 
 
 @dataclass(frozen=True)
@@ -85,5 +92,40 @@ def microbatches(
     return {name: array.reshape(count, rows, row_length) for name, array in batch.items()}
 
 
-INTEGERS = ("tokens", "labels", "positions", "segment_ids")
-FLOATS = ("loss_mask", "loss_share", "advantages", "sampler_log_probs")
+def trajectories_of(
+    recipe: Recipe, found: Round, prompts: PromptData
+) -> Iterator[list[Trajectory]]:
+    """What each update of the step learns from, with its advantages."""
+    objective: Any = recipe.config.objective
+    size = recipe.config.prompts_per_update
+    for start in range(0, len(found.groups), size):
+        groups = found.groups[start : start + size]
+        rewards, learnt = handle_overlong(
+            objective.overlong, [g.rewards for g in groups], [g.truncated for g in groups]
+        )
+        advantages = np.asarray(group_advantages(rewards, objective.normalize_std))
+        yield [
+            Trajectory(
+                prompts.ids[group.prompt],
+                completion.tokens,
+                completion.log_probs,
+                float(advantages[i, j]),
+                bool(learnt[i, j]),
+            )
+            for i, group in enumerate(groups)
+            for j, completion in enumerate(group.completions)
+        ]
+
+
+def place_update(recipe: Recipe, trajectories: Sequence[Trajectory]) -> list[Any]:
+    """The micro-batches of an update on the devices."""
+    config = recipe.config
+    arrays = microbatches(
+        trajectories,
+        config.objective,  # type: ignore[arg-type]
+        rows=config.rows_per_microbatch,
+        row_length=config.row_length,
+        max_length=config.rollout.max_response_tokens,
+        packing=config.data.packing,
+    )
+    return list(place(arrays, recipe.mesh))

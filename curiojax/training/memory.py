@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -68,15 +68,35 @@ def sharing_warnings(rollout: Rollout) -> list[str]:
     ]
 
 
-def memory_budget(recipe: Recipe, step: Step | PolicyStep) -> dict[str, str]:
+class SamplerCall(NamedTuple):
+    """What decides how much memory the JAX sampler needs for a call of `generate`.
+
+    Attributes:
+      rows: completions computed at a time, at most.
+      completions: in all.
+      longest_prompt, max_tokens: in tokens.
+    """
+
+    rows: int
+    completions: int
+    longest_prompt: int
+    max_tokens: int
+
+
+def memory_budget(
+    recipe: Recipe, step: Step | PolicyStep, held_out: SamplerCall | None = None
+) -> dict[str, str]:
     """Bytes per device by kind: exact for what is kept, XLA's own figure for what is temporary.
 
     The updates and the sampling take turns, so only the larger of their temporary parts counts.
 
+    Args:
+      held_out: the largest call of an evaluation on the way; None: there is no evaluation.
+
     Raises:
       ConfigError: it is more than JAX may use.
     """
-    state = recipe.abstract_state()
+    state, rl = recipe.abstract_state(), recipe.config.stage == "grpo"
     kept = {
         "parameters (float32)": num_bytes(state.params),
         "optimiser": num_bytes(state.opt_state),
@@ -89,19 +109,10 @@ def memory_budget(recipe: Recipe, step: Step | PolicyStep) -> dict[str, str]:
             getattr(analysis, "temp_size_in_bytes", 0) or 0 for analysis in programs
         ),
     }
-    sampling = {}
-    config = recipe.config
-    if config.stage == "grpo" and config.rollout.engine == "sampler":
-        weights, cache = sampler_memory(
-            recipe.model,
-            recipe.mesh,
-            rows=config.rollout.batch_size,
-            completions=config.prompts_per_step * config.rollouts_per_prompt,
-            longest_prompt=config.data.max_prompt_tokens,
-            max_tokens=config.rollout.max_response_tokens,
-        )
-        kept[f"sampler's weights ({recipe.model.compute_dtype or 'float32'})"] = num_bytes(weights)
-        sampling["sampler's keys and values, at most"] = num_bytes(cache)
+    weights, cache = _sampler(recipe, held_out)
+    sampling = {"sampler's keys and values, at most": cache}
+    # In RL the sampler stays; for an evaluation in the supervised stage it comes and goes.
+    (kept if rl else sampling)[f"sampler's weights ({recipe.model.compute_dtype})"] = weights
     turns = sum(updates.values()), sum(sampling.values())
     together = sum(kept.values()) + max(turns)
     parts = kept | updates | sampling
@@ -115,9 +126,34 @@ def memory_budget(recipe: Recipe, step: Step | PolicyStep) -> dict[str, str]:
     return shown
 
 
+def _sampler(recipe: Recipe, held_out: SamplerCall | None) -> tuple[int, int]:
+    """Bytes of the JAX sampler's weights and of its largest cache; 0 where there is no sampler."""
+    config, calls = recipe.config, []
+    if config.stage == "grpo" and config.rollout.engine != "sampler":
+        return 0, 0
+    if config.stage == "grpo":
+        calls.append(
+            SamplerCall(
+                rows=config.rollout.batch_size,
+                completions=config.prompts_per_step * config.rollouts_per_prompt,
+                longest_prompt=config.data.max_prompt_tokens,
+                max_tokens=config.rollout.max_response_tokens,
+            )
+        )
+    if held_out is not None:
+        rows = config.rollout.batch_size if config.stage == "grpo" else held_out.rows
+        calls.append(held_out._replace(rows=rows))
+    found = [sampler_memory(recipe.model, recipe.mesh, **call._asdict()) for call in calls]
+    if not found:
+        return 0, 0
+    return num_bytes(found[0][0]), max(num_bytes(cache) for _, cache in found)
+
+
 def _too_much(recipe: Recipe, shown: dict[str, str], *, sampling: bool) -> str:
-    lower = "rollout.batch_size" if sampling else "rows_per_microbatch"
-    others = "" if sampling else " or data.row_length, set model.remat=full"
+    lower, others = "rows_per_microbatch", " or data.row_length, set model.remat=full"
+    if sampling:
+        section = "rollout" if recipe.config.stage == "grpo" else "evaluation"
+        lower, others = f"{section}.batch_size", ""
     more = "XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 in the environment raises that"
     if recipe.config.rollout.shares_devices:
         more = "a lower rollout.memory_share raises that"

@@ -6,6 +6,7 @@ import json
 import math
 import secrets
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from curiojax.training.update import Scalars
 class MetricsWriter:
     """Writes one JSON object per line to `metrics.jsonl`; one line per optimiser update.
 
+    A line of step 0 holds what was measured before the first.
+
     Args:
       directory: the run directory.
       logging: which other loggers are on.
@@ -38,6 +41,7 @@ class MetricsWriter:
     def __init__(self, directory: Path, logging: Logging, start_step: int, config: dict[str, Any]):
         self.path = directory / "metrics.jsonl"
         kept = [line for line in read_metrics(self.path) if line["step"] <= start_step]
+        self._steps = {line["step"] for line in kept}
         temporary = self.path.with_suffix(".jsonl.tmp")
         temporary.write_text("".join(_to_line(line) for line in kept), encoding="utf-8")
         temporary.replace(self.path)
@@ -65,6 +69,10 @@ class MetricsWriter:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def has(self, step: int) -> bool:
+        """Whether the run had written a line of this step when it was continued."""
+        return step in self._steps
 
     def write(self, metrics: dict[str, Any]) -> None:
         self._file.write(_to_line(metrics))
@@ -133,6 +141,7 @@ class Watch:
         self._bad_steps = 0  # in a row
         self._skipped = skipped  # in the whole run
         self._warned = False
+        self._done = 0
         self._clock = time.perf_counter()
 
     def __enter__(self) -> Watch:
@@ -157,9 +166,18 @@ class Watch:
         """Takes the results of a step, whose computation may still be under way."""
         self.flush()
         self._pending = (number, scalars)
+        self._done = number
 
-    def flush(self) -> None:
-        """Waits for the last step seen and writes its metrics."""
+    def show(self, text: str) -> None:
+        """Says on the bar how far an evaluation is."""
+        self._bar.update(self._done, evaluated=text)
+
+    def flush(self, also: Callable[[], dict[str, Any]] | None = None) -> None:
+        """Waits for the last step seen and writes its metrics.
+
+        Args:
+          also: measures more of them; its time is none of a step's.
+        """
         if self._pending is None:
             return
         number, scalars = self._pending
@@ -174,6 +192,9 @@ class Watch:
             say(f"warning: step {number + 1}: {warning}")
         self._skipped += metrics["skipped"]
         metrics["skipped_total"] = self._skipped
+        if also is not None:
+            metrics |= also()
+            self._clock = time.perf_counter()
         if self._writer:
             self._writer.write(metrics)
         shown = {key: metrics[key] for key in ("loss", "entropy", "tokens_per_second")}

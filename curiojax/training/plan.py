@@ -35,7 +35,7 @@ def check_fit(config: RunConfig, model: ModelConfig, mesh: Mesh) -> None:
             f"data.row_length: {config.row_length} is shorter than prompt + response, which may "
             f"reach {longest} tokens; raise it, or lower rollout.max_response_tokens"
         )
-    if config.model.attention == "cudnn" and jax.default_backend() != "gpu":
+    if config.model.attention == "cudnn" and mesh.devices.flat[0].platform != "gpu":
         raise ConfigError("model.attention: cudnn needs an NVIDIA GPU; use auto")
 
 

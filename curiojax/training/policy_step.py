@@ -136,14 +136,18 @@ class PolicyStep:
             sums = self.accumulate(state.params, sums, batch, known)
         return self.update(state, sums, jnp.int32(last))
 
-    def memory(self) -> dict[str, Any]:
-        """XLA's memory analysis of each program, by name."""
-        programs = {
+    @property
+    def programs(self) -> dict[str, Any]:
+        """The compiled programs of an update, by name."""
+        return {
             "log_probs": self.log_probs,
             "accumulate": self.accumulate,
             "update": self.update,
         }
-        return {name: program.memory_analysis() for name, program in programs.items()}
+
+    def memory(self) -> dict[str, Any]:
+        """XLA's memory analysis of each program, by name."""
+        return {name: program.memory_analysis() for name, program in self.programs.items()}
 
 
 def compile_policy_step(recipe: Recipe) -> PolicyStep:

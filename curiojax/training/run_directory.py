@@ -25,6 +25,7 @@ NOT_IDENTITY = (
     "mesh",
     "checkpoint",
     "logging",
+    "evaluation",
     "world",
     "compare",
     "model.path",

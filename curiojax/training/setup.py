@@ -1,8 +1,11 @@
-"""What a run starts from: architecture, data, and the state before its first step."""
+"""What a run starts from: architecture, data, graders, and the state before its first step."""
 
 from __future__ import annotations
 
+import dataclasses
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,8 +16,11 @@ from curiojax.config import RunConfig
 from curiojax.data.pipeline import SupervisedData, build_dataset
 from curiojax.data.prompts import PromptData, build_prompts
 from curiojax.errors import ConfigError
+from curiojax.evaluation.benchmarks import load_benchmark, parse_entries
+from curiojax.evaluation.questions import Benchmark
 from curiojax.models import ModelConfig
 from curiojax.rewards.pool import Item, RewardPool
+from curiojax.rewards.verifiers import check_verifier
 from curiojax.training.recipe import Recipe
 from curiojax.training.run_directory import require
 from curiojax.training.state import TrainState, create_state, shardings_of
@@ -86,6 +92,43 @@ def build_prompt_data(config: RunConfig, tokenizer: Any, grader: RewardPool) -> 
     if prompts.drops:
         progress.print_pairs("records dropped", prompts.drops)
     return prompts
+
+
+def read_benchmarks(config: RunConfig) -> list[Benchmark]:
+    """The benchmarks that the run is evaluated on; none without `evaluation.every`.
+
+    Raises:
+      ConfigError: an unknown benchmark, one without a file, or an unknown verifier.
+    """
+    section = config.evaluation
+    if section.every is None:
+        return []
+    directory = Path(section.benchmarks_dir).expanduser() if section.benchmarks_dir else None
+    found = []
+    for entry in parse_entries(section.benchmarks):
+        whole = load_benchmark(entry, directory=directory)
+        verifier = section.verifier or whole.verifier
+        check_verifier(verifier)
+        questions = whole.questions[: section.limit]
+        found.append(dataclasses.replace(whole, questions=questions, verifier=verifier))
+    return found
+
+
+def start_grader(config: RunConfig, benchmarks: Sequence[Benchmark] = ()) -> RewardPool:
+    """The processes that grade the run's completions, and answers to these benchmarks."""
+    reward, verifiers = config.reward, [benchmark.verifier for benchmark in benchmarks]
+    if config.stage == "sft":
+        first, rule = verifiers.pop(0), "none"
+    else:
+        first, rule = reward.verifier, reward.format
+    return RewardPool(
+        first,
+        rule,
+        workers=reward.workers,
+        timeout_seconds=reward.timeout_seconds,
+        memory_limit_mb=reward.memory_limit_mb,
+        preload=verifiers,
+    )
 
 
 def initial_state(recipe: Recipe) -> TrainState:

@@ -137,15 +137,20 @@ class Step:
             sums = self.accumulate(state.params, sums, batch, targets)
         return sums
 
-    def memory(self) -> dict[str, Any]:
-        """XLA's memory analysis of each program, by name."""
+    @property
+    def programs(self) -> dict[str, Any]:
+        """The compiled programs of a step, by name."""
         programs = {
             "teacher_pass": self.teacher_pass,
             "survey": self.survey,
             "accumulate": self.accumulate,
             "update": self.update,
         }
-        return {n: p.memory_analysis() for n, p in programs.items() if p is not None}
+        return {name: program for name, program in programs.items() if program is not None}
+
+    def memory(self) -> dict[str, Any]:
+        """XLA's memory analysis of each program, by name."""
+        return {name: program.memory_analysis() for name, program in self.programs.items()}
 
 
 def compile_step(recipe: Recipe) -> Step:

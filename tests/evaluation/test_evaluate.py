@@ -298,7 +298,7 @@ def test_memory_that_does_not_suffice_is_one_line(trained, tmp_path, monkeypatch
 
 
 def test_workers_that_do_not_start_are_one_line(trained, straight, tmp_path, monkeypatch):
-    from curiojax.rewards.pool import WorkersUnavailable
+    from curiojax.rewards.supervisor import WorkersUnavailable
 
     def pool(*args, **kwargs):
         raise WorkersUnavailable("no processes left")

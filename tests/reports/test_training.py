@@ -213,3 +213,39 @@ def extras(text: str) -> dict:
         "notes": [text],
         "config_text": text,
     }
+
+
+def answered(rows, every, *, start=0.2, names=("aime24",)):
+    """The rows with what an evaluation of every n-th step adds, and a line of step 0."""
+    for row in [{"step": 0}, *rows]:
+        if row["step"] % every == 0:
+            score = start + 0.001 * row["step"]
+            scores = {f"eval/{name}/avg": score + i / 100 for i, name in enumerate(names)}
+            row |= scores | {"eval/avg": score, "eval/entropy": 1.0 - score}
+            row |= {"eval/response_tokens": 50.0, "eval/truncated": 0.1}
+        yield row
+
+
+def test_held_out_questions_are_drawn_where_they_were_asked(tmp_path):
+    runs = {
+        "sft": list(answered(samples.run(20, curio=False), 5, names=("aime24", "mine"))),
+        "plain": samples.run(20, curio=False),
+        "grpo": list(answered(samples.rl(900), 300, start=0.5)),  # more points than are drawn
+    }
+    path = write(tmp_path, runs)
+    drawn = figures(path)
+    for name, start in (("eval_avg", 0.2), ("eval_aime24_avg", 0.2), ("eval_entropy", 0.8)):
+        sft, rl = drawn[f"plot-{name}"]["data"]
+        assert (sft["meta"]["run"], rl["meta"]["run"]) == (0, 2)
+        assert sft["x"] == [0, 5, 10, 15, 20] and rl["x"] == [0, 300, 600, 900]
+        assert sft["y"][0] == pytest.approx(start) and sft["mode"] == "lines+markers"
+    assert [trace["meta"]["run"] for trace in drawn["plot-eval_mine_avg"]["data"]] == [0]
+    assert min(drawn["plot-sft_nll"]["data"][0]["x"]) >= 1
+    text = path.read_text(encoding="utf-8")
+    assert text.index("curves-held-out") < text.index("curves-entropy")
+    assert ">20</td>" in text  # steps of the run, without the line before the first
+
+
+def test_one_benchmark_needs_no_chart_of_its_own(tmp_path):
+    drawn = figures(write(tmp_path, {"a": list(answered(samples.rl(4), 2))}))
+    assert "plot-eval_avg" in drawn and "plot-eval_aime24_avg" not in drawn

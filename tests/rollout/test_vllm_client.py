@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import threading
@@ -285,6 +286,15 @@ def test_where_log_probs_are_not_needed_they_are_not_asked_for(connect):
     rollout, [server] = connect(need_log_probs=False)
     [[completion]] = rollout.generate([[1]], Sampling(max_tokens=5, temperature=0.6), 0)
     assert completion.log_probs == [] and server.completions()[0]["logprobs"] is None
+
+
+def test_a_call_can_do_without_log_probs(connect):
+    rollout, [server] = connect()
+    odd = Sampling(max_tokens=5, temperature=0.6, top_p=0.95, log_probs=False)
+    [[completion]] = rollout.generate([[1]], odd, 0)
+    assert completion.log_probs == [] and server.completions()[0]["logprobs"] is None
+    with pytest.raises(ConfigError, match="does not report log-probs"):
+        rollout.generate([[1]], dataclasses.replace(odd, log_probs=True), 0)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache as cache
 
-from curiojax.training.compilation import compilation_cache
+from curiojax.training.compilation import compilation_cache, programs_folder
 
 
 @pytest.fixture
@@ -48,3 +48,34 @@ def test_a_cache_that_is_set_stays(tmp_path):
     finally:
         jax.config.update("jax_compilation_cache_dir", None)
         cache.reset_cache()
+
+
+def test_a_later_process_finds_what_an_earlier_one_compiled(hits, tmp_path):
+    folder = tmp_path / "programs"
+    with compilation_cache(folder):
+        build(79)
+    assert list(folder.iterdir()) and not hits
+    with compilation_cache(folder):
+        build(79)
+    assert len(hits) == 1
+    with compilation_cache(tmp_path / "other"):
+        build(79)
+    assert len(hits) == 1
+
+
+def test_it_lies_in_the_cache_by_processor(tmp_path, monkeypatch):
+    monkeypatch.setenv("CURIOJAX_CACHE", str(tmp_path))
+    here = programs_folder()
+    assert here.parent == tmp_path / "programs" and programs_folder() == here
+    monkeypatch.setattr("platform.processor", lambda: "another")
+    assert programs_folder() != here
+
+
+def test_without_a_folder_it_goes_on_without(hits, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    before = jax.config.jax_compilation_cache_dir
+    with compilation_cache(tmp_path / "file" / "programs"):
+        assert jax.config.jax_compilation_cache_dir == before
+        build(81)
+        build(81)
+    assert not hits

@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 
 from curiojax.data.worlds import BASE_MODEL
-from curiojax.data.worlds.demonstrations import training_problems, write_parquet
+from curiojax.data.worlds.demonstrations import (
+    evaluation_problems,
+    training_problems,
+    write_parquet,
+)
 
 from .test_grpo import assert_same_run, metrics, run
 from .test_grpo_vllm import GRADER
@@ -22,6 +26,7 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("shared")
     (path / "even_length.py").write_text(GRADER)
     write_parquet(path / "problems.parquet", training_problems("id", 30, seed=0))
+    write_parquet(path / "held-out.parquet", evaluation_problems("id", 4))
     (path / "run.yaml").write_text("stage: grpo\n")
     make_interpreter(path)
     return path
@@ -37,6 +42,9 @@ def train(folder, name, *more):
         f"rollout={{engine: vllm, vllm_python: {python}, max_response_tokens: 10, top_p: 1.0}}",
         "objective.tis_cap=null",
         "reward={verifier: 'even_length:even', format: none, workers: 1}",
+        # At a temperature at which the servers cannot report log-probs, and longer than training.
+        "evaluation={every: 2, samples: 2, max_response_tokens: 20, verifier: 'even_length:even'}",
+        f"evaluation.benchmarks=[{{name: own, path: {folder / 'held-out.parquet'}}}]",
         *more,
     )
 
@@ -56,7 +64,14 @@ def test_both_layouts_end_the_same(folder):
     assert done.returncode == 0, done.stderr
     assert "40% for the servers, 55% for JAX" in done.stdout + done.stderr
     assert_same_run(folder / "separate", folder / "shared")
-    assert [line["rollout_version"] for line in metrics(folder / "shared")] == [0, 1, 2]
+    before, *lines = metrics(folder / "shared")
+    assert [line["rollout_version"] for line in lines] == [0, 1, 2]
+    watched = [before, *lines[1:]]
+    assert [line["step"] for line in watched] == [0, 2, 3] and "eval/avg" not in lines[0]
+    assert all(line["eval/response_tokens"] == 20 for line in watched)
+    # The stand-in draws the same whatever the weights; their entropies are the trainer's.
+    assert len({line["eval/avg"] for line in watched}) == 1
+    assert len({line["eval/entropy"] for line in watched}) == 3
     wake = ["/wake_up?tags=weights", *SYNC, "/wake_up?tags=kv_cache", "/reset_prefix_cache"]
     step = ["/v1/completions", "/sleep?level=2", *wake]
     assert requests(folder / "shared") == [

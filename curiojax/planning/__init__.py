@@ -1,0 +1,1 @@
+"""What a training step will need, found by compiling it: memory, collectives, arithmetic."""

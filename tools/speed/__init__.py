@@ -1,0 +1,1 @@
+"""The measurements behind `tools/bench.py`; torch is imported by `torch_worker` only."""
