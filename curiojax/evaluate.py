@@ -82,6 +82,8 @@ def compare(arguments: Sequence[str]) -> None:
     if len(paths) < 2:
         raise ConfigError("compare: needs two evaluations or more; name their folders")
     if "output" in options:
+        if not options["output"]:
+            raise ConfigError("output: names nothing; write output=x.html")
         check_target(Path(str(options["output"])), field="output", mark=COMPARISON_MARK)
     results = told_apart(paths, [read_results(path) for path in paths])
     tables = [

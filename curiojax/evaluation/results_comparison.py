@@ -9,7 +9,8 @@ import numpy as np
 
 from curiojax.errors import ConfigError
 from curiojax.evaluation.estimators import Difference, mean_paired_difference, paired_difference
-from curiojax.evaluation.results_table import GROUP_TITLES, Results, Table, labels
+from curiojax.evaluation.results_table import GROUP_TITLES, labels
+from curiojax.evaluation.table import Results, Table
 
 _ABSENT = "none"
 

@@ -1,44 +1,22 @@
 """Tables of evaluation results, shaped like the paper's Tables 2 and 3.
 
-A `Table` is plain data, for `progress.print_table` and `reports.page.table` alike.
+The scores, a row for each model; `results_details` has the tables with a row for each benchmark.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from curiojax.errors import ConfigError
+from curiojax.evaluation.results_details import faults_table, pass_table, writing_table
+from curiojax.evaluation.table import Results, Table, percent
 
 GROUP_TITLES = {
     "math": "Mathematics (in distribution)",
     "general": "General reasoning (out of distribution)",
     "own": "Own benchmarks",
 }
-
-_MAX_K_COLUMNS = 3
-
-Results = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table as plain data.
-
-    Attributes:
-      title: what it is.
-      columns: their names, one per cell of every row.
-      rows: cells are texts, numbers, or None for what is not known.
-      caption: how to read it.
-      detail: a row for each benchmark, to look something up in; reports put it further down.
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Any, ...], ...]
-    caption: str
-    detail: bool = False
 
 
 def results_tables(results: Sequence[Results]) -> list[Table]:
@@ -71,9 +49,9 @@ def results_tables(results: Sequence[Results]) -> list[Table]:
     if strict:
         tables.append(_strict_table(results, names, strict))
     if any(part["samples"] > 1 for r in results for part in r["benchmarks"].values()):
-        tables.append(_pass_table(results, names, titles))
-    tables.append(_faults_table(results, names, titles))
-    tables.append(_writing_table(results, names, titles))
+        tables.append(pass_table(results, names, titles))
+    tables.append(faults_table(results, names, titles))
+    tables.append(writing_table(results, names, titles))
     return tables
 
 
@@ -86,13 +64,6 @@ def labels(results: Sequence[Results]) -> list[str]:
         seen[name] = seen.get(name, 0) + 1
         names.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
     return names
-
-
-def percent(score: Mapping[str, Any] | None) -> str | None:
-    """A score and its standard error in percent, `29.4 ± 2.9`; None where there is none."""
-    if score is None or score["value"] is None:
-        return None
-    return f"{100 * score['value']:.1f} \u00b1 {100 * score['se']:.1f}"
 
 
 def _average_table(
@@ -173,84 +144,6 @@ def _strict_table(
     return Table("By the second verifier", columns, tuple(rows), caption)
 
 
-def _pass_table(
-    results: Sequence[Results], names: Sequence[str], titles: Mapping[str, str]
-) -> Table:
-    parts = [part for result in results for part in result["benchmarks"].values()]
-    ks = sorted({int(k) for part in parts for k in part["pass"]} - {1})
-    if len(ks) > _MAX_K_COLUMNS:  # the first, the last and one between; all are in the file
-        ks = [ks[0], ks[len(ks) // 2], ks[-1]]
-    rows = []
-    for name, benchmark, part in _pairs(results, names, titles):
-        if part["samples"] > 1:
-            cells = [percent(part[score].get(str(k))) for score in ("pass", "maj") for k in ks]
-            rows.append((name, titles[benchmark], *cells))
-    caption = (
-        "Percent \u00b1 standard error. pass@k: chance that one of k samples is right; maj@k: that "
-        "the answer most of k samples give is right, equal texts being one answer."
-    )
-    columns = tuple(f"{score}@{k}" for score in ("pass", "maj") for k in ks)
-    return _detail("pass@k and maj@k", ("model", "benchmark", *columns), rows, caption, results)
-
-
-def _faults_table(
-    results: Sequence[Results], names: Sequence[str], titles: Mapping[str, str]
-) -> Table:
-    rows = []
-    for name, benchmark, part in _pairs(results, names, titles):
-        rates, counts = part["rates"], part["counts"]
-        shares = (rates["truncated"], rates["no_think_close"], rates["no_box"], rates["timeout"])
-        questions = (counts["prompt_too_long"], counts["unverifiable"])
-        cells = (*(f"{100 * share:.1f}" for share in shares), *questions)
-        rows.append((name, titles[benchmark], *cells))
-    columns = ("model", "benchmark", "cut off", "no </think>", "no box", "timeout")
-    columns += ("long prompts", "unverifiable")
-    caption = (
-        "Percent of completions that were cut off at the limit, have no </think>, no box, or whose "
-        "grading ran out of time; questions whose prompt is too long (they count as wrong), and "
-        "whose ground truth cannot be verified (they are left out)."
-    )
-    return _detail("What was amiss", columns, rows, caption, results)
-
-
-def _writing_table(
-    results: Sequence[Results], names: Sequence[str], titles: Mapping[str, str]
-) -> Table:
-    rows = []
-    for name, benchmark, part in _pairs(results, names, titles):
-        entropy, diversity = part.get("entropy") or {}, part.get("diversity") or {}
-        cells = (
-            round(part["length"]["mean"]),
-            entropy.get("token_mean"),
-            diversity.get("ngram", {}).get("4"),
-            diversity.get("compression_ratio"),
-            diversity.get("distinct_answers"),
-            diversity.get("distinct_correct"),
-        )
-        rows.append((name, titles[benchmark], *cells))
-    columns = ("model", "benchmark", "tokens", "entropy", "diversity", "compression")
-    columns += ("answers", "right answers")
-    caption = (
-        "Mean length; mean entropy of the generated tokens, nats; 4-gram diversity (1 minus the "
-        "Jaccard similarity of two responses to a question); compression of a question's responses "
-        "(higher: more alike); different answers and different right answers per question."
-    )
-    return _detail("Length, entropy and diversity", columns, rows, caption, results)
-
-
-def _detail(
-    title: str,
-    columns: Sequence[str],
-    rows: Sequence[Sequence[Any]],
-    caption: str,
-    results: Sequence[Results],
-) -> Table:
-    """A table with a row for each benchmark and model; of one model, its name needs no column."""
-    first = 1 if len(results) == 1 else 0
-    cut = tuple(tuple(row[first:]) for row in rows)
-    return Table(title, tuple(columns[first:]), cut, caption, detail=True)
-
-
 _FEWER = "In parentheses: over fewer benchmarks than in other rows."
 
 
@@ -279,15 +172,6 @@ def _titles(results: Sequence[Results]) -> dict[str, str]:
         for benchmark, part in result["benchmarks"].items():
             titles.setdefault(benchmark, part["title"])
     return titles
-
-
-def _pairs(
-    results: Sequence[Results], names: Sequence[str], titles: Mapping[str, str]
-) -> Iterable[tuple[str, str, Mapping[str, Any]]]:
-    for benchmark in titles:
-        for name, result in zip(names, results, strict=True):
-            if benchmark in result["benchmarks"]:
-                yield name, benchmark, result["benchmarks"][benchmark]
 
 
 def _samples(results: Sequence[Results], members: Sequence[str]) -> str:

@@ -169,7 +169,10 @@ def _read(path: Path, *, header: bool = False) -> Iterator[tuple[int, Row]]:
         for number, line in enumerate(stream):
             # A kill may have cut the last line short.
             if line.endswith(b"\n") and not (header and number == 0):
-                yield place, json.loads(line)
+                try:
+                    yield place, json.loads(line)
+                except ValueError:
+                    raise ConfigError(f"{path}: line {number + 1} is damaged") from None
             place += len(line)
 
 

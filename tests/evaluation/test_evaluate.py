@@ -354,5 +354,13 @@ def test_comparing(trained, straight, tmp_path, capsys):
         main(["compare", str(straight), str(other), f"output={mine}"])
     assert mine.read_text() == "{}"
     main(["compare", str(straight), str(other), f"output={tmp_path / 'c.html'}"])  # its own
+    for output in ("", tmp_path, straight / "results.json" / "c.html"):
+        with pytest.raises(ConfigError, match=r"^output: "):
+            main(["compare", str(straight), str(other), f"output={output}"])
+    assert len(list(tmp_path.iterdir())) == 3
+    completions = other / "completions/aime24.jsonl"
+    completions.write_bytes(completions.read_bytes() + b"{\n")
+    with pytest.raises(ConfigError, match=r"aime24.jsonl: line 11 is damaged"):
+        main(["compare", str(straight), str(other), f"output={tmp_path / 'c.html'}"])
     with pytest.raises(ConfigError, match="outptu"):
         main(["compare", str(straight), str(other), "outptu=x.html"])

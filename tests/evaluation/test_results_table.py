@@ -5,8 +5,9 @@ import pytest
 from curiojax import progress
 from curiojax.errors import ConfigError
 from curiojax.evaluation.expert_tokens import expert_tokens
-from curiojax.evaluation.results_table import percent, results_tables
+from curiojax.evaluation.results_table import results_tables
 from curiojax.evaluation.summary import summarise
+from curiojax.evaluation.table import percent
 from curiojax.reports import page
 from tests.evaluation.evaluated import benchmark, graded, results, tiny_samples
 
