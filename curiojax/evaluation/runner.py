@@ -100,6 +100,7 @@ def sample(
         folder.write_text(directory / folder.CONFIG, to_yaml(config))
         for item in work:
             write_questions(directory, item.benchmark)
+        progress.print_pairs(str(directory), overview(config, subject, work, files))
         lengths = [
             len(item.prompts[question])
             for item, file in zip(work, files, strict=True)
@@ -147,6 +148,23 @@ def sample(
                         "and the same command continues from what was sampled"
                     ) from None
             item.answers = file.answers
+
+
+def overview(
+    config: EvaluationConfig, subject: Subject, work: list[Work], files: list[CompletionFile]
+) -> dict[str, str]:
+    """What is about to be done, by name."""
+    shown = {
+        "model": subject.path,
+        "engine": f"{config.engine}, temperature {config.temperature:g}, top_p {config.top_p:g}, "
+        f"up to {config.max_response_tokens:,} tokens",
+    }
+    for item, file in zip(work, files, strict=True):
+        count, there = len(item.benchmark.questions), len(file.answers)
+        of_all = f" of {item.available:,}" if count < item.available else ""
+        done = f"; {there:,} are through" if there else ""
+        shown[item.benchmark.title] = f"{count:,}{of_all} questions x {item.samples}{done}"
+    return shown
 
 
 def measure_entropies(

@@ -136,14 +136,19 @@ def test_all_nine_and_a_kill_from_outside(trained, straight, tmp_path):
     options = arguments(trained, tmp_path / "out", "benchmarks=[paper]")
     command = [sys.executable, "-m", "curiojax.evaluate", *options]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not (tmp_path / "out/completions/amc.jsonl").exists() and time.monotonic() < deadline:
+    file, deadline = tmp_path / "out/completions/amc.jsonl", time.monotonic() + 300
+    # Its first line comes before any sampling; the second one is a completion.
+    while not (file.exists() and file.read_bytes().count(b"\n") > 1):
+        assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "AIME 2024" in done.stdout and "±" in done.stdout
+    # AIME 2024 and 2025 come before the file that was waited for.
+    assert "AIME 2025      3 questions x 3; 3 are through" in done.stdout
+    assert re.search(r"MMLU-Pro +3 questions x 3 *\n", done.stdout)
     ours, theirs = (
         json.loads((p / "results.json").read_text()) for p in (tmp_path / "out", straight)
     )
