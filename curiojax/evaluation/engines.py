@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from curiojax import models, progress
 from curiojax.errors import ConfigError
+from curiojax.evaluation.entropy import EntropyFile, measure
 from curiojax.evaluation.settings import EvaluationConfig
 from curiojax.models import ModelConfig
 from curiojax.rollout.base import Rollout, RolloutError
@@ -39,6 +40,21 @@ class Weights:
                 )
             self._loaded = params, mesh
         return self._loaded
+
+    def measure(self, file: EntropyFile, title: str) -> None:
+        """Measures the entropies that a file lacks, behind a bar of that title."""
+        if file.known.all():
+            return
+        params, mesh = self.load()
+        with progress.LazyBar(f"{title}: entropies") as bar:
+            measure(
+                params,
+                self._model,
+                file,
+                mesh,
+                batch_tokens=self._config.batch_tokens,
+                progress=bar,
+            )
 
     def __enter__(self) -> Weights:
         return self

@@ -13,7 +13,7 @@ from curiojax import progress
 from curiojax.data.pipeline import SupervisedData, build_dataset
 from curiojax.errors import ConfigError
 from curiojax.evaluation.engines import Weights
-from curiojax.evaluation.entropy import EntropyFile, check_entropies, measure
+from curiojax.evaluation.entropy import EntropyFile, check_entropies
 from curiojax.evaluation.expert_tokens import expert_tokens
 from curiojax.evaluation.perplexity import Tokens
 from curiojax.evaluation.settings import EvaluationConfig
@@ -66,7 +66,6 @@ def read_expert(
 
 def measure_expert(
     config: EvaluationConfig,
-    subject: Subject,
     demonstrations: Demonstrations,
     directory: Path,
     weights: Weights,
@@ -78,17 +77,7 @@ def measure_expert(
     """
     texts, identity, reference = demonstrations
     with EntropyFile(directory / FILE, identity, texts) as file:
-        if not file.known.all():
-            params, mesh = weights.load()
-            with progress.LazyBar("demonstrations: entropies") as bar:
-                measure(
-                    params,
-                    subject.config,
-                    file,
-                    mesh,
-                    batch_tokens=config.batch_tokens,
-                    progress=bar,
-                )
+        weights.measure(file, "demonstrations")
         entropies, log_probs = _joined(file.entropies, texts), _joined(file.log_probs, texts)
     groups = config.expert_data.groups
     return expert_tokens(entropies, np.exp(log_probs), groups=groups, reference_entropies=reference)

@@ -18,7 +18,7 @@ from curiojax.errors import ConfigError
 from curiojax.evaluation import checks, expert, folder
 from curiojax.evaluation.benchmarks import parse_entries
 from curiojax.evaluation.engines import Weights, start_engine
-from curiojax.evaluation.entropy import EntropyFile, measure
+from curiojax.evaluation.entropy import EntropyFile
 from curiojax.evaluation.field_names import own_field_names
 from curiojax.evaluation.generation import CompletionFile, fits, generate, missing
 from curiojax.evaluation.grading import GradeFile
@@ -55,12 +55,10 @@ def _run(config: EvaluationConfig) -> dict[str, Any]:
         with Weights(config, subject.path, subject.config) as weights:
             sample(config, subject, work, directory, weights)
             if config.entropy:
-                measure_entropies(config, subject, work, directory, weights)
+                measure_entropies(work, directory, weights)
             expert_tokens = None
             if demonstrations is not None:
-                expert_tokens = expert.measure_expert(
-                    config, subject, demonstrations, directory, weights
-                )
+                expert_tokens = expert.measure_expert(config, demonstrations, directory, weights)
         grade(config, work, directory)
         results = summary(config, subject, work, expert_tokens)
         folder.write_json(directory / folder.RESULTS, results)
@@ -167,13 +165,7 @@ def overview(
     return shown
 
 
-def measure_entropies(
-    config: EvaluationConfig,
-    subject: Subject,
-    work: list[Work],
-    directory: Path,
-    weights: Weights,
-) -> None:
+def measure_entropies(work: list[Work], directory: Path, weights: Weights) -> None:
     """Entropy of every generated token, by one pass of the JAX model over the completions."""
     for item in work:
         texts = {
@@ -186,17 +178,7 @@ def measure_entropies(
         }
         path = folder.entropy_path(directory, item.benchmark.name)
         with EntropyFile(path, item.identity, texts) as file:
-            if not file.known.all():
-                params, mesh = weights.load()
-                with progress.LazyBar(f"{item.benchmark.title}: entropies") as bar:
-                    measure(
-                        params,
-                        subject.config,
-                        file,
-                        mesh,
-                        batch_tokens=config.batch_tokens,
-                        progress=bar,
-                    )
+            weights.measure(file, item.benchmark.title)
             item.entropies = {
                 (question, number): file.entropies[f"{question}/{number}"]
                 for question, answers in item.answers.items()
