@@ -17,12 +17,8 @@ import optax
 
 from curiojax import models
 from curiojax.config import RunConfig
-            teacher = ema_teacher(config.teacher.step_size, config.teacher.every)
-            if precision == "same":
-                return teacher
-            quantise = partial(models.quantise_params, config=model, precision=precision)
-            return teacher._replace(quantise=quantise)
-        case Kl() | RatioObjective():
+from curiojax.models import ModelConfig
+from curiojax.objectives import Curio, Kl, Psft, RatioObjective
 
 PyTree = Any
 
@@ -154,17 +150,12 @@ def follower_of(config: RunConfig, model: ModelConfig) -> Follower | None:
         return None
     match objective:
         case Curio():
-<<<<<<< HEAD
-            return ema_teacher(config.teacher.step_size, config.teacher.every)
-        case Kl() | RatioObjective():
-=======
             teacher = ema_teacher(config.teacher.step_size, config.teacher.every)
             if precision == "same":
                 return teacher
             quantise = partial(models.quantise_params, config=model, precision=precision)
             return teacher._replace(quantise=quantise)
-        case Kl() | Grpo():
->>>>>>> lowbits
+        case Kl() | RatioObjective():
             return frozen_reference()
         case Psft():
             return snapshot(objective.updates_per_snapshot)
