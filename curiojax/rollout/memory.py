@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from curiojax.models import ModelConfig, abstract_params, param_axes
 from curiojax.rollout.sampler import own
-from curiojax.rollout.schedule import num_rows, ring_lengths
+from curiojax.rollout.schedule import longest_ring, num_rows, ring_lengths
 from curiojax.rollout.slots import CACHE_AXES, new_cache
 from curiojax.sharding import num_batch_shards, tree_shardings
 
@@ -41,7 +41,7 @@ def sampler_memory(
     count = num_rows(completions, rows, num_batch_shards(mesh))
     caches = [
         jax.eval_shape(partial(new_cache, weights, model, count, length))
-        for length in ring_lengths(longest_prompt, max_tokens)[-2:]
+        for length in ring_lengths(longest_ring([longest_prompt], [max_tokens]))[-2:]
     ]
     return (
         jax.tree.map(_on, weights, tree_shardings(mesh, param_axes(model))),
