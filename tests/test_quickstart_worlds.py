@@ -1,4 +1,4 @@
-"""The comparison in either world: what is shipped fits the world, and mod-chain's runs as a whole."""
+"""The comparison in either world: what is shipped fits it, and the whole of mod-chain's."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_modchain_is_trained_rewarded_and_evaluated(tmp_path, capsys):
     assert "Held-out mod-chain problems" in said and "longer pass@1" in said
     rows = pq.read_table(next(out.glob("prompts-modchain-*.parquet"))).to_pylist()
     assert len(rows) == 12 and {row["data_source"] for row in rows} == {"curiojax/modchain"}
-    assert all(0 <= int(row["reward_model"]["ground_truth"]) < 23 for row in rows)
+    assert all(0 <= int(row["reward_model"]["ground_truth"]) < 10 for row in rows)
     rows = pq.read_table(next(out.glob("demonstrations-modchain-*.parquet"))).to_pylist()
     for row in rows:
         assert check_lines(row["target"][0]["content"], row["prompt"][0]["content"]).correct

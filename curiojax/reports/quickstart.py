@@ -35,6 +35,13 @@ READINGS = {
 }
 
 
+# What the score that ignores the answer is called, and what it is.
+SEARCH = {
+    "countdown": ("format ignored", "judged by the search alone"),
+    "modchain": ("lines right", "judged by the lines alone, which a guess does not pass"),
+}
+
+
 class Run(Protocol):
     """The part of `curiojax.training.result.Result` that is needed here."""
 
@@ -54,7 +61,7 @@ def columns(world: World) -> dict[str, str]:
         "id_pass1": "ID pass@1",
         f"id_pass{k}": f"ID pass@{k}",
         f"hard_pass{k}": f"hard pass@{k}",
-        f"search_hard_pass{k}": "format ignored",
+        f"search_hard_pass{k}": SEARCH[world.name][0],
         **longer,
         "entropy": "entropy",
         "weight_mean": "mean w",
@@ -78,10 +85,11 @@ def show(
     """
     titles = ["run", *columns(world).values()]
     asked = [f"{count} {kinds[name]}" for name, count in world.prompts.items() if count]
+    name, meaning = SEARCH[world.name]
     caption = (
         f"{' and '.join(asked)} problems, held out, {world.samples} samples each at temperature 1. "
         "Entropy: nats per token of the model's own samples. "
-        f"Format ignored: hard pass@{world.samples} judged by the search alone. "
+        f"{name.capitalize()}: hard pass@{world.samples} {meaning}. "
         "w: weight of a token's cross-entropy gradient, in the last training step. One seed."
     )
     curio = next((r for r in results.values() if "tau_mean" in r.metrics[-1]), None)

@@ -1,8 +1,8 @@
 """Checks the lines of a mod-chain response, which the reward takes no notice of.
 
-The reward compares the boxed answer, so a guess earns it in one case out of 23. Here every line has
-to follow from the one before. Text is all that is read, and no code is shared with the generator of
-the problems, so that each checks the other.
+The reward compares the boxed answer, so a guess earns it in one case out of ten. Here every line
+has to follow from the one before. Text is all that is read, and no code is shared with the
+generator of the problems, so that each checks the other.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def check_lines(response: str, prompt: str, *, finished: bool = True) -> Derivat
 
     Args:
       response: the response's text.
-      prompt: the problem, `mod23 (3 + 4) * 5`.
+      prompt: the problem, `mod10 (3 + 4) * 5`.
       finished: whether the response ended by itself rather than at the length limit. If not, what
         may be half a line at the end does not count.
 
@@ -59,7 +59,7 @@ def check_lines(response: str, prompt: str, *, finished: bool = True) -> Derivat
     """
     match = _PROMPT.fullmatch(prompt)
     if match is None:
-        raise ValueError(f"{prompt!r} is not of the form 'mod23 (3 + 4) * 5'")
+        raise ValueError(f"{prompt!r} is not of the form 'mod10 (3 + 4) * 5'")
     modulus = int(match[1])
     try:
         line = _parse(match[2], modulus)

@@ -117,7 +117,7 @@ class World(Section):
 
     Attributes:
       name: `countdown` (reach a target from four numbers) or `modchain` (work out an expression
-        modulo 23, line by line).
+        modulo 10, line by line).
       demonstrations: the expert set, e.g. `two 0.2`: two canonical strategies, the second in 20 %.
       num_demonstrations: its size.
       num_prompts: problems that RL samples answers to; not those of the evaluation.

@@ -45,7 +45,7 @@ def test_responses_survive_and_take_the_promised_number_of_tokens(tokenizer):
 
 def test_every_word_is_one_token(tokenizer):
     words = vocabulary.vocabulary()
-    assert len(words) == len(set(words)) == len(tokenizer) == 192
+    assert len(words) == len(set(words)) == len(tokenizer) == 128
     for index, word in enumerate(words):
         assert tokenizer(word).input_ids == [index]
 
@@ -73,7 +73,7 @@ def test_the_base_models_data_are_right_lines_without_an_answer():
 def test_held_out_expressions_are_not_drawn():
     tokens, is_response = trajectories.random_sequences(np.random.default_rng(1), 400)
     for row, mask in zip(tokens, is_response, strict=True):
-        text = vocabulary.decode(row[: mask.argmax()]).removeprefix("mod23 ")
+        text = vocabulary.decode(row[: mask.argmax()]).removeprefix("mod10 ")
         digest = hashlib.sha256(f"curiojax modchain {text}".encode()).digest()
         assert int.from_bytes(digest[:4], "big") >= 0.18 * 2**32
     again = trajectories.random_sequences(np.random.default_rng(1), 400)

@@ -27,7 +27,7 @@ def worth(text):
     text = f"({text})"
     while "(" in text:
         text = re.sub(r"\(([^()]*)\)", lambda match: _plain(match[1]), text)
-    return int(text) % 23
+    return int(text) % 10
 
 
 def _plain(text):
@@ -49,7 +49,7 @@ def lines_of(response):
 def test_the_right_answer_is_what_plain_integers_make(kind):
     for problem in evaluation_problems(kind, 200, seed=3):
         start, text = problem.prompt.split(" ", 1)
-        assert start == "mod23"
+        assert start == "mod10"
         assert problem.ground_truth == str(worth(text))
 
 
@@ -68,14 +68,14 @@ def test_worked_examples():
     assert modchain.render(expression) == "(3 + 4) * ((2 - 9) * 5)"
     text = modchain.response_text(canonical_lines(expression))
     assert text == (
-        "= 7 * ((2 - 9) * 5) = 7 * (16 * 5) = 7 * 11 = 8 </think> \\boxed{ 8 }"
+        "= 7 * ((2 - 9) * 5) = 7 * (3 * 5) = 7 * 5 = 5 </think> \\boxed{ 5 }"
     )  # fmt: skip
     text = modchain.response_text(parallel_lines(expression), with_answer=False)
-    assert text == "= 7 * (16 * 5) = 7 * 11 = 8"
+    assert text == "= 7 * (3 * 5) = 7 * 5 = 5"
     # A zero takes the whole bracket along, whatever is in it, and the outermost comes first.
-    zero = Node("+", Node("*", Node("-", 1, Node("*", 2, 3)), 0), Node("+", 20, 5))
+    zero = Node("+", Node("*", Node("-", 1, Node("*", 2, 3)), 0), Node("+", 7, 5))
     assert modchain.render(parallel_lines(zero)[0]) == "0 + 2"
-    assert modchain.render(canonical_lines(zero)[0]) == "((1 - 6) * 0) + (20 + 5)"
+    assert modchain.render(canonical_lines(zero)[0]) == "((1 - 6) * 0) + (7 + 5)"
 
 
 def test_reductions_are_all_those_that_a_reader_finds():
@@ -163,10 +163,10 @@ def test_the_split_is_by_expression_and_never_changes():
     drawn = [modchain.draw_expression(rng, 4) for _ in range(3000)]
     share = np.mean([modchain.is_held_out(expression) for expression in drawn])
     assert share == pytest.approx(0.18, abs=0.03)  # four standard deviations
-    fixed = [Node(op, 3, Node("+", a, 7)) for op in "+-*" for a in range(23)]
+    fixed = [Node(op, 3, Node("+", a, 7)) for op in "+-*" for a in range(10)]
     # The shipped base model has not seen exactly these.
     held_out = [modchain.render(e) for e in fixed if modchain.is_held_out(e)]
-    assert held_out[:3] == ["3 + (0 + 7)", "3 + (10 + 7)", "3 + (19 + 7)"]
+    assert held_out[:3] == ["3 + (0 + 7)", "3 - (6 + 7)", "3 - (7 + 7)"]
     for kind in KINDS:
         problems = evaluation_problems(kind, 100, seed=2)
         assert all(modchain.is_held_out(p.expression) for p in problems)
@@ -222,5 +222,5 @@ def test_no_word_has_more_brackets_than_the_vocabulary():
 
 def test_the_prompt_of_a_problem_counts_its_tokens():
     problem = Problem(Node("*", Node("+", 3, 4), 5))
-    assert problem.prompt == "mod23 (3 + 4) * 5"
-    assert (problem.prompt_tokens, problem.ground_truth, problem.world) == (6, "12", "modchain")
+    assert problem.prompt == "mod10 (3 + 4) * 5"
+    assert (problem.prompt_tokens, problem.ground_truth, problem.world) == (6, "5", "modchain")

@@ -1,12 +1,12 @@
-r"""Mod-chain reduction: expressions over the integers modulo 23, rewritten line by line.
+r"""Mod-chain reduction: expressions over the integers modulo 10, rewritten line by line.
 
-An expression is a number from 0 to 22, or two expressions joined by +, - or * and, unless it is the
-whole, in brackets. The prompt is `mod23 (3 + 4) * ((2 - 9) * 5)`. A response is a chain of equal
+An expression is a number from 0 to 9, or two expressions joined by +, - or * and, unless it is the
+whole, in brackets. The prompt is `mod10 (3 + 4) * ((2 - 9) * 5)`. A response is a chain of equal
 expressions that ends in a number. A line replaces one or more separate sub-expressions of the line
 before: two numbers by their result, or `0 * X`, whatever X is, by 0. The expert's full response is
 a line per reduction and the answer:
 
-    = 7 * ((2 - 9) * 5) = 7 * (16 * 5) = 7 * 11 = 8 </think> \boxed{ 8 } <eos>
+    = 7 * ((2 - 9) * 5) = 7 * (3 * 5) = 7 * 5 = 5 </think> \boxed{ 5 } <eos>
 
 Brackets belong to the word of their number, so a line with n operations has 2 n + 1 tokens besides
 its `=`. Every order ends in the same number, so *where* to reduce and *how much* in one line are
@@ -29,11 +29,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-MODULUS = 23
+MODULUS = 10
 OPERATORS = "+-*"
 MOST_BRACKETS = 3  # that one number's word can have
 HELD_OUT_SHARE = 0.18
-ZERO_SHARE = 0.08  # of numbers are 0 besides those that are by chance, for the sake of shortcuts
 
 PAD, EOS = "<pad>", "<eos>"
 START, EQUALS = f"mod{MODULUS}", "="
@@ -68,7 +67,7 @@ class Problem(NamedTuple):
 
     @property
     def ground_truth(self) -> str:
-        """The right answer, an integer from 0 to 22."""
+        """The right answer, an integer from 0 to 9."""
         return str(value(self.expression))
 
     @property
@@ -91,7 +90,7 @@ class Move(NamedTuple):
 
 
 def combine(operator: str, left: int, right: int) -> int:
-    """The result of an operation modulo 23."""
+    """The result of an operation modulo 10."""
     if operator == "+":
         return (left + right) % MODULUS
     return (left - right if operator == "-" else left * right) % MODULUS
@@ -99,7 +98,7 @@ def combine(operator: str, left: int, right: int) -> int:
 
 @cache
 def value(expression: Expression) -> int:
-    """What an expression is, modulo 23."""
+    """What an expression is, modulo 10."""
     if isinstance(expression, int):
         return expression
     return combine(expression.operator, value(expression.left), value(expression.right))
@@ -238,7 +237,7 @@ def _replace(expression: Expression, path: Path, replacement: Expression) -> Exp
 
 def _draw(rng: np.random.Generator, operations: int) -> Expression:
     if operations == 0:
-        return 0 if rng.random() < ZERO_SHARE else int(rng.integers(MODULUS))
+        return int(rng.integers(MODULUS))
     left = int(rng.integers(operations))
     operator = OPERATORS[rng.integers(len(OPERATORS))]
     return Node(operator, _draw(rng, left), _draw(rng, operations - 1 - left))

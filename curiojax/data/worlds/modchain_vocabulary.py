@@ -21,14 +21,14 @@ from curiojax.data.worlds.modchain import (
 from curiojax.data.worlds.tokenizer_files import save_word_tokenizer
 
 # A size that splits evenly over 2, 4, 8, 16, 32 or 64 devices.
-VOCABULARY_SIZE = 192
+VOCABULARY_SIZE = 128
 
 
 @cache
 def vocabulary() -> tuple[str, ...]:
-    """All 192 tokens in the order of their ids; the last few are reserved and never used.
+    """All 128 tokens in the order of their ids; the last few are reserved and never used.
 
-    A prompt starts with `mod23` and a response with `=`; all other words follow a space.
+    A prompt starts with `mod10` and a response with `=`; all other words follow a space.
     """
     brackets = range(1, MOST_BRACKETS + 1)
     words = [
