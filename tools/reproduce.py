@@ -28,7 +28,10 @@ from curiojax.config import RunConfig, load_config
 from curiojax.errors import ConfigError, exit_on_config_error
 from curiojax.yaml_files import find_config
 from reproduction import crew
-from reproduction.plan import TARGETS, plan, worlds_there_are
+from reproduction import output as output_module
+from reproduction.findings import write_readme
+from reproduction.plan import TARGETS, plan
+from reproduction.records import load
 
 CONFIGS = ("configs/reproduce/laptop.yaml",)
 MARKER = "reproduction.json"
@@ -51,6 +54,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--methods", default="", metavar="NAME,...", help="runs of the config, not all of them")
     add("--config", nargs="+", metavar="FILE", help=f"another scale (default {CONFIGS[0]})")
     add("--jobs", type=int, default=crew.default_jobs(), help="runs at once (default %(default)s)")
+    add("--write-readme", type=Path, metavar="FILE", help="put results.md between its markers")
     options = parser.parse_args(arguments)
     for target in options.targets:
         if target not in (*TARGETS, "all"):
@@ -66,21 +70,33 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 def reproduce_laptop(options: argparse.Namespace) -> None:
     """Runs what is missing and writes what was found."""
+    output_module.check_matplotlib(options.targets)
     configs = read_configs(options.config)
     output = options.output or Path("runs/reproduction")
-    runs = plan(
-        {world: config for world, (_, config) in configs.items()},
-        options.targets,
-        options.seeds,
-        options.methods,
-    )
+    by_world = {world: config for world, (_, config) in configs.items()}
+    runs = plan(by_world, options.targets, options.seeds, options.methods)
     with folders.lock(claim(output)):
         files = [str(file) for file, _ in configs.values()]
         errors = crew.run_missing(runs, output, files, options.jobs)
+        data = load(runs, output)
+        written = output_module.write_all(data, options.targets, output, command(options))
+        if options.write_readme:
+            results = output / output_module.FOLDER / "results.md"
+            write_readme(options.write_readme, results.read_text(encoding="utf-8"))
+    left = {"runs": f"{len(data.runs)} of {len(runs)}", "report": written[0], "words": written[1]}
+    progress.print_pairs("written", left)
     for key, error in errors.items():
         print(f"{key}: {error}", file=sys.stderr)
     if errors:
+        print(f"{len(errors)} runs failed; the same command tries them again", file=sys.stderr)
         raise SystemExit(1)
+
+
+def command(options: argparse.Namespace) -> str:
+    """How the results are made, for those who read them."""
+    targets = "all" if options.targets == list(TARGETS) else " ".join(options.targets)
+    chosen = f" --methods {','.join(options.methods)}" if options.methods else ""
+    return f"python tools/reproduce.py {targets} --scale laptop --seeds {options.seeds}{chosen}"
 
 
 def read_configs(files: list[str] | None) -> dict[str, tuple[Path, RunConfig]]:

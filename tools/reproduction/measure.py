@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from curiojax import comparison, models, quickstart
