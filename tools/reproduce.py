@@ -27,7 +27,7 @@ from curiojax import folders, progress
 from curiojax.config import RunConfig, load_config
 from curiojax.errors import ConfigError, exit_on_config_error
 from curiojax.yaml_files import find_config
-from reproduction import crew
+from reproduction import crew, paper_scale
 from reproduction import output as output_module
 from reproduction.findings import write_readme
 from reproduction.plan import TARGETS, plan
@@ -39,7 +39,10 @@ MARKER = "reproduction.json"
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
-    reproduce_laptop(options)
+    if options.scale == "paper":
+        reproduce_paper(options)
+    else:
+        reproduce_laptop(options)
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -90,6 +93,17 @@ def reproduce_laptop(options: argparse.Namespace) -> None:
     if errors:
         print(f"{len(errors)} runs failed; the same command tries them again", file=sys.stderr)
         raise SystemExit(1)
+
+
+def reproduce_paper(options: argparse.Namespace) -> None:
+    """Prints what to run, and the tables of what has been run."""
+    for name in ("methods", "config", "write_readme"):
+        if getattr(options, name):
+            raise ConfigError(f"--{name.replace('_', '-')}: only with --scale laptop; remove it")
+    found = paper_scale.show(options.targets, options.seeds, options.output or Path("runs/paper"))
+    for table in found:
+        print()
+        print(table.markdown())
 
 
 def command(options: argparse.Namespace) -> str:

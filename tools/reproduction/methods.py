@@ -28,6 +28,7 @@ TITLES = {
     "hpt": "HPT",
     "sft_rl": "RL + SFT loss",
     "entropy-0.02": "SFT + entropy 0.02",
+    "entropy-0.08": "SFT + entropy 0.08",
     "entropy-0.15": "SFT + entropy 0.15",
     "entropy-0.3": "SFT + entropy 0.3",
 }
