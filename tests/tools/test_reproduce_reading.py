@@ -4,16 +4,15 @@ import json
 import xml.etree.ElementTree as ElementTree
 
 import pytest
+from reproduced import finished, two_methods
 
 from curiojax.errors import ConfigError
 from curiojax.evaluation.comparison import Estimate
-from reproduced import finished, two_methods
 from reproduction import figures, findings, output, paper, paper_scale
 from reproduction.paper_tables import build
 from reproduction.records import Data, Group, raw_rows
 from reproduction.statistics import Difference, at_equal, difference, paired
 from reproduction.tables import Column, text
-
 
 # ---- the paper's numbers ------------------------------------------------------------------------
 
@@ -157,10 +156,10 @@ def test_the_readmes_block_is_replaced_and_nothing_else(tmp_path):
         told = readme.read_text()
         assert told == f"before\n{findings.BEGIN}\n\n{words}\n\n{findings.END}\nafter\n"
     readme.write_text("no markers")
-    with pytest.raises(ConfigError, match="--write-readme: .* needs one line"):
+    with pytest.raises(ConfigError, match=r"--write-readme: .* needs one line"):
         findings.write_readme(readme, "x")
     assert readme.read_text() == "no markers"
-    with pytest.raises(ConfigError, match="--write-readme: .* cannot be read"):
+    with pytest.raises(ConfigError, match=r"--write-readme: .* cannot be read"):
         findings.write_readme(tmp_path / "none.md", "x")
 
 
