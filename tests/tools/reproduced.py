@@ -14,6 +14,8 @@ def finished(name, seed, path, *, demonstrations="two 0.2", directory=Path("."),
             "id_pass4": min(1.0, easy + 0.3),
             "hard_pass1": hard / 4,
             "hard_pass4": hard,
+            "search_id_pass1": easy + 0.1,
+            "search_hard_pass4": hard + 0.1,
             "entropy": 0.5,
             "samples": 4,
         }

@@ -24,11 +24,12 @@ from reproduction.plan import (
     VANILLA,
     with_grpo,
 )
-from reproduction.records import Data, score
+from reproduction.records import Data, Groups, score
 from reproduction.statistics import FEWEST_SEEDS, Difference
 from reproduction.tables import Column, Table, text
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+AT_EQUAL = "at equal ID pass@1"
 READINGS = {1: "higher", 0: "not told apart", -1: "lower"}
 SHORT = {  # the columns of a table that a README has room for
     "table2": ("method", "ID pass@1", "hard pass@", "entropy", "at equal ID", "paper"),
@@ -49,40 +50,43 @@ class Finding(NamedTuple):
 
 def findings(data: Data) -> list[Finding]:
     """Every comparison that is read; listed here once, so that their number is known."""
-    found = []
-    hard = f"hard_pass{data.samples}"
+    found: list[Finding] = []
     for world in (COUNTDOWN, MODCHAIN):
         for name in data.sets(world):
             groups, where = data.groups(world, name), data_title(world, name)
-
-            def add(method: str, control: str, label: str, value: Difference | None) -> None:
-                if value is not None:
-                    found.append(Finding(where, title(method), title(control), label, value))  # noqa: B023
-
             for method in (*TABLE2[1:], *BEYOND):
-                for control in (VANILLA, LOW_LR):
-                    if method in groups and control in groups and method != control:
-                        equal = statistics.at_equal(groups[method], groups[control], hard)
-                        label = f"hard pass@{data.samples} at equal ID pass@1"
-                        if control == VANILLA:
-                            for key, heading in _scores(data):
-                                change = statistics.compare(
-                                    groups[method], groups[control], score(key)
-                                )
-                                add(method, control, heading, change)
-                        add(method, control, label, equal)
-            control = f"{VANILLA}+grpo"
-            for method in (*HYBRIDS, *with_grpo(AFTER_SFT)):
-                if method in groups and control in groups and method != control:
-                    for key, heading in _scores(data):
-                        change = statistics.compare(groups[method], groups[control], score(key))
-                        add(method, control, heading, change)
+                found += _changes(groups, method, VANILLA, where, data)
+                found += _at_equal(groups, method, VANILLA, where, data)
+                found += _at_equal(groups, method, LOW_LR, where, data)
+            for method in ("grpo", *HYBRIDS, *with_grpo(AFTER_SFT)):
+                found += _changes(groups, method, f"{VANILLA}+grpo", where, data)
     return found
 
 
-def _scores(data: Data) -> list[tuple[str, str]]:
-    k = data.samples
-    return [("id_pass1", "ID pass@1"), (f"hard_pass{k}", f"hard pass@{k}")]
+def _changes(
+    groups: Groups, method: str, control: str, where: str, data: Data
+) -> Iterable[Finding]:
+    """At the end of both runs."""
+    if method in groups and control in groups and method != control:
+        hard = f"hard_pass{data.samples}"
+        for key, label in (("id_pass1", "ID pass@1"), (hard, f"hard pass@{data.samples}")):
+            change = statistics.compare(groups[method], groups[control], score(key))
+            if change is not None:
+                yield Finding(where, title(method), title(control), label, change)
+
+
+def _at_equal(
+    groups: Groups, method: str, control: str, where: str, data: Data
+) -> Iterable[Finding]:
+    """Where the control had the method's accuracy, strictly and by the search."""
+    if method in groups and control in groups and method != control:
+        for search in (False, True):
+            change = statistics.at_equal(
+                groups[method], groups[control], data.samples, search=search
+            )
+            label = f"hard pass@{data.samples} {AT_EQUAL}{', search' if search else ''}"
+            if change is not None:
+                yield Finding(where, title(method), title(control), label, change)
 
 
 def results_text(data: Data, tables: Sequence[tuple[str, Table]], command: str) -> str:
@@ -124,35 +128,36 @@ def _claims(found: Sequence[Finding], count: int) -> Iterable[str]:
     yield (
         f"Of {len(found)} comparisons below ({_seeds(count)}, 95 % t intervals), {len(clear)} "
         f"leave out zero; about {max(1, round(0.05 * len(found)))} would by chance, if nothing "
-        "differed. They were all listed before they were measured; none is corrected for the "
+        "differed. Which comparisons there are is fixed in the code; none is corrected for the "
         "others."
     )
     lines = []
-    for name, key in (("CurioSFT", "curio"), ("base-support KL", "base-kl")):
-        for label in ("vanilla SFT", title(LOW_LR)):
+    for key in ("curio", "base-kl"):
+        for control in (VANILLA, LOW_LR):
             ours = [
                 f
                 for f in found
-                if f.method == title(key) and f.control == label and "equal" in f.score
+                if (f.method, f.control) == (title(key), title(control)) and AT_EQUAL in f.score
             ]
-            told = "; ".join(
-                f"{_number(f.difference)} ({f.data}): {READINGS[f.difference.sign]}"
-                if f.difference.count >= FEWEST_SEEDS
-                else f"{_number(f.difference)} ({f.data}): only {_seeds(f.difference.count)}"
-                for f in ours
-            )
-            if told:
-                lines.append(f"- {name} against {label}, {ours[0].score}: {told}.")
+            for label in dict.fromkeys(f.score for f in ours):
+                told = "; ".join(_told(f) for f in ours if f.score == label)
+                lines.append(f"- {title(key)} against {title(control)}, {label}: {told}.")
     control = title(f"{VANILLA}+grpo")
     for key in ("curio+grpo", "base-kl+grpo"):
         for f in found:
             if f.method == title(key) and f.control == control:
-                reading = READINGS[f.difference.sign]
-                lines.append(
-                    f"- {f.method} against {control}, {f.score} ({f.data}): "
-                    f"{_number(f.difference)}: {reading}."
-                )
+                lines.append(f"- {f.method} against {control}, {f.score}: {_told(f)}.")
     yield "\n".join(lines)
+
+
+def _told(f: Finding) -> str:
+    return f"{_number(f.difference)} ({f.data}), {_reading(f.difference)}"
+
+
+def _reading(value: Difference) -> str:
+    if value.count < FEWEST_SEEDS:
+        return f"too few seeds ({value.count})"
+    return READINGS[value.sign]
 
 
 def _number(value: Difference) -> str:
@@ -169,8 +174,7 @@ def _comparisons(found: Sequence[Finding], count: int, data: Data) -> Table:
     for f in found:
         row = [f.data, f.method, f.control, f.score, f.difference, str(f.difference.count)]
         if claims:
-            enough = f.difference.count >= FEWEST_SEEDS
-            row.append(READINGS[f.difference.sign] if enough else "too few seeds")
+            row.append(_reading(f.difference))
         rows.append(row)
     caption = "Percentage points, mean over seeds of the difference within a seed, 95 % t interval."
     return Table("All comparisons", columns, rows, f"{caption} {EQUAL.format(k=data.samples)}")

@@ -36,7 +36,8 @@ PERCENT = (
 )
 EQUAL = (
     "At equal ID: hard pass@{k} above the checkpoints of the control where they have the same ID "
-    "pass@1 (straight lines between them); -: their range does not reach that accuracy."
+    "pass@1 (straight lines between them); -: their range does not reach that accuracy. Search: "
+    "both judged by the steps, not the format, which a control that has not learnt it yet lacks."
 )
 ENTROPY = "Entropy: nats per token of the model's own samples on ID problems."
 
@@ -72,6 +73,7 @@ def table2(data: Data) -> Iterable[Table]:
         columns = [*scores(groups, data), *against(groups, VANILLA, data)]
         columns += equal(groups, VANILLA, data, "at equal ID vs vanilla")
         columns += equal(groups, LOW_LR, data, "at equal ID vs 0.4 x lr")
+        columns += equal(groups, VANILLA, data, "search, at equal ID vs vanilla", search=True)
         columns += [speed(groups), *printed(paper.TABLE2, shown)]
         caption = (
             f"{said(data)} {EQUAL.format(k=data.samples)} {ENTROPY} s/step: median; runs share "
@@ -160,13 +162,15 @@ def against(groups: Groups, control: str, data: Data, *, accuracy: bool = False)
     ]
 
 
-def equal(groups: Groups, control: str, data: Data, heading: str) -> Columns:
+def equal(
+    groups: Groups, control: str, data: Data, heading: str, *, search: bool = False
+) -> Columns:
     """What is kept beyond a control at equal accuracy."""
 
     def cell(name: str) -> Cell:
         if name in (control, BASE) or control not in groups or name not in groups:
             return None
-        return at_equal(groups[name], groups[control], f"hard_pass{data.samples}")
+        return at_equal(groups[name], groups[control], data.samples, search=search)
 
     return [(Column(heading), cell)]
 

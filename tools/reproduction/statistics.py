@@ -61,12 +61,20 @@ def compare(method: Group, control: Group, value: Value) -> Difference | None:
     return paired(method.values(value), control.values(value))
 
 
-def at_equal(method: Group, control: Group, key: str, equal: str = "id_pass1") -> Difference | None:
-    """How much more a method has than the control's own path at the same accuracy.
+def at_equal(
+    method: Group, control: Group, samples: int, *, search: bool = False
+) -> Difference | None:
+    """How much more a method solves than the control's own path does at the same ID accuracy.
 
-    Seed by seed, the method's score minus that of the control's checkpoints, interpolated to where
-    they have the method's accuracy; seeds whose accuracy they do not reach are left out.
+    Seed by seed, hard pass@`samples` minus that of the control's checkpoints, interpolated to where
+    they have the method's ID pass@1; seeds whose accuracy they do not reach are left out.
+
+    Args:
+      search: judge both scores by the way to the answer, and not by its format. A control that has
+        not learnt the format yet makes any method look good.
     """
+    prefix = "search_" if search else ""
+    equal, key = f"{prefix}id_pass1", f"{prefix}hard_pass{samples}"
     found = []
     for seed, run in method.by_seed.items():
         if seed in control.by_seed:
