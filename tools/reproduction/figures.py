@@ -66,7 +66,7 @@ def figure1(groups: Groups, k: int) -> Figure | None:
                 _line(axis, after, colour, None, style="--")
                 axis.axvline(last, color="0.6", linewidth=0.8)
         axis.set(xlabel="step: SFT, then GRPO (dashed)", ylabel=label)
-    axes[0].legend(frameon=False)
+    _legend(figure, axes[0])
     return figure
 
 
@@ -86,7 +86,7 @@ def figure2(groups: Groups, k: int) -> Figure | None:
     for colour, name in zip(COLOURS, names, strict=False):
         _line(axes[2], _path(groups[name], f"hard_pass{k}"), colour, title(name))
     axes[2].set(xlabel="step", ylabel=f"hard pass@{k}")
-    axes[1].legend(frameon=False)
+    _legend(figure, axes[0])
     return figure
 
 
@@ -146,7 +146,7 @@ def figure5(groups: Groups, k: int) -> Figure | None:
                 axis.axhline(y, color=COLOURS[0], label=title(VANILLA))
                 axis.axhspan(y - error, y + error, color=COLOURS[0], alpha=0.12, linewidth=0)
             axis.set(xlabel=name, ylabel=label)
-    axes[0].legend(frameon=False)
+    _legend(figure, axes[0])
     return figure
 
 
@@ -171,6 +171,14 @@ def _panels(rows: int, columns: int, *, width: float = 4.2, height: float = 3.3)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def _legend(figure: Figure, axis: Axes) -> None:
+    """One for all panels, above them."""
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=9
+    )
 
 
 def _line(

@@ -103,12 +103,14 @@ def table3(data: Data) -> Iterable[Table]:
 def table4(data: Data) -> Iterable[Table]:
     """Other base models."""
     names = [BASE, *(name for start in BACKBONES for name in (start, f"{start}+grpo"))]
+    names += [LOW_LR, "base-kl-0.3"]
     for world in (COUNTDOWN, MODCHAIN):
         for name in data.sets(world):
             groups = data.groups(world, name)
             if world == COUNTDOWN and name != MAIN:
                 continue
             columns = [*scores(groups, data), *against(groups, VANILLA, data)]
+            columns += equal(groups, VANILLA, data, "at equal ID vs vanilla")
             for model, printed_table in paper.TABLE4.items():
                 columns += printed(printed_table, {"ID avg.": f"paper: {model} avg."})
             heading = f"Table 4: {data_title(world, name)}"
