@@ -83,6 +83,7 @@ def figure2(groups: Groups, k: int) -> Figure | None:
         for colour, name in zip(COLOURS, names, strict=False):
             _line(axis, _training(groups[name], key), colour, title(name), marker="")
         axis.set(xlabel="step", ylabel=label, yscale="log")
+        _plain_numbers(axis)
     for colour, name in zip(COLOURS, names, strict=False):
         _line(axes[2], _path(groups[name], f"hard_pass{k}"), colour, title(name))
     axes[2].set(xlabel="step", ylabel=f"hard pass@{k}")
@@ -179,6 +180,15 @@ def _legend(figure: Figure, axis: Axes) -> None:
     figure.legend(
         handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=9
     )
+
+
+def _plain_numbers(axis: Axes) -> None:
+    """0.05 rather than 5 x 10^-2 along a logarithmic axis."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter("{x:g}")
 
 
 def _line(

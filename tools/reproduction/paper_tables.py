@@ -21,6 +21,7 @@ from reproduction.plan import (
     TABLE1,
     TABLE2,
     VANILLA,
+    WARM_UP,
     with_grpo,
 )
 from reproduction.records import Data, Finished, Groups, score
@@ -95,8 +96,11 @@ def table3(data: Data) -> Iterable[Table]:
     control = f"{VANILLA}+grpo"
     columns = [*scores(groups, data), *against(groups, control, data, accuracy=True)]
     columns += printed(paper.TABLE3, {"ID avg.": "paper: ID avg.", "OOD avg.": "paper: OOD avg."})
-    names = ("grpo", *HYBRIDS, *with_grpo(AFTER_SFT))
-    caption = f"{said(data)} {ENTROPY} Differences are to {title(control)}."
+    names = ("grpo", *HYBRIDS, *with_grpo((WARM_UP, *AFTER_SFT)))
+    caption = f"{said(data)} {ENTROPY} Differences are to {title(control)}. "
+    caption += f"Single-stage methods start from {title(WARM_UP)}: the base model has never seen "
+    caption += "the answer's format, and demonstration gradients in proportion to the probability "
+    caption += "cannot teach it."
     yield table(f"Table 3: {data_title(COUNTDOWN, MAIN)}", groups, names, columns, caption)
 
 

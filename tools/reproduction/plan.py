@@ -33,6 +33,7 @@ AFTER_SFT = (
     *(VANILLA, "gem", "dft", "psft", "curio"),
     *(LOW_LR, "curio-tau1.5", "base-kl", "base-kl-0.3"),
 )
+WARM_UP = "warm-up"  # what the single-stage methods start from
 HYBRIDS = ("luffy", "prefix_rft", "rl_plus", "srft", "hpt", "sft_rl")
 CURVES = (VANILLA, "curio", "base-kl")
 ENTROPIES = ("entropy-0.02", "entropy", "entropy-0.15", "entropy-0.3")
