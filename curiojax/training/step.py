@@ -12,8 +12,7 @@ top tokens has `survey(params, batch) -> entropy` in its place, whose results fo
 decide who gets it. How many micro-batches a step needs depends on how its records pack; keeping
 that count on the host means that nothing is recompiled for it (but for the sort that picks those
 top tokens). The teacher comes first because everything it contributes is a constant of the
-student's gradient:
-inside a rematerialised loss its head and its search would run twice.
+student's gradient: inside a rematerialised loss its head and its search would run twice.
 
 Every program is compiled ahead of time for one fixed shape, so a change of shape is an error rather
 than a silent recompilation, and the memory it needs is known before the first step.
