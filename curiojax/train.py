@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curiojax.config import RunConfig, load_config
-from curiojax.distributed import agree, joined, read_settings
+from curiojax.distributed import agree, is_shared, joined, read_settings
 from curiojax.errors import ConfigError, exit_on_config_error
 from curiojax.yaml_files import find_config, read_arguments
 
@@ -72,7 +72,10 @@ def run(arguments: list[str]) -> None:
         return
     from curiojax.training.compilation import compilation_cache, programs_folder
 
-    with compilation_cache(programs_folder()):
+    # Process 0 alone writes programs. Were it to find one there that the others must compile, they
+    # would wait for its share of XLA's tuning.
+    folder = programs_folder()
+    with compilation_cache(folder) if is_shared("programs", folder) else contextlib.nullcontext():
         finish(run_stage(config))
 
 

@@ -5,8 +5,23 @@ an error, a signal or its death, ends all, each with a line that says why; see `
 one process nothing here does anything.
 """
 
-from curiojax.distributed.agreement import agree, check_shared, first_then_others
+from curiojax.distributed.agreement import (
+    agree,
+    check_shared,
+    first_then_others,
+    is_shared,
+    wait_for_all,
+)
 from curiojax.distributed.joining import joined
 from curiojax.distributed.settings import Settings, read_settings
 
-__all__ = ["Settings", "agree", "check_shared", "first_then_others", "joined", "read_settings"]
+__all__ = [
+    "Settings",
+    "agree",
+    "check_shared",
+    "first_then_others",
+    "is_shared",
+    "joined",
+    "read_settings",
+    "wait_for_all",
+]

@@ -161,6 +161,7 @@ class Group:
             sys.stderr.flush()
         for child in multiprocessing.active_children():
             child.kill()
+            child.join(1)
         with contextlib.suppress(Exception):
             if code != GONE:
                 self.put(f"{ENDED}/{self.index}", "")

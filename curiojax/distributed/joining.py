@@ -115,7 +115,8 @@ def _join(settings: Settings) -> Group:
             native.initialize(max(1, int(until - time.monotonic())), _lost, **arguments)
     except Exception as error:
         # Without the clean-up of JAX, which takes its time and has more to say.
-        print(f"error: {_why_not(settings, error, output.text)}", file=sys.stderr, flush=True)
+        print(f"error: {_why_not(settings, error, output.text)}", file=sys.stderr)
+        sys.stderr.flush()
         os._exit(2)
     from jax._src.distributed import global_state as state
 

@@ -33,7 +33,7 @@ def initialize(join_seconds: int, on_loss: Callable[[], None], **arguments: Any)
       Exception: whatever JAX makes of processes that never come.
     """
     import jax
-    from jax._src.lib import _jax
+    from jax._src.lib import _jax  # type: ignore[attr-defined]
 
     client = getattr(_jax, "get_distributed_runtime_client", None)
     service = getattr(_jax, "get_distributed_runtime_service", None)

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from curiojax.errors import ConfigError
 
@@ -27,8 +28,9 @@ class Settings:
     """How a process joins the others.
 
     Attributes:
-      coordinator: `HOST:PORT` of process 0; None: JAX's own detection finds it, and the two numbers.
-      num_processes, process_id: None with `coordinator=auto` alone.
+      coordinator: `HOST:PORT` of process 0; None (`auto`): JAX's own detection of clusters finds it
+        and the two numbers.
+      num_processes, process_id: None with `coordinator=auto`.
       local_devices: which of the visible GPUs are this process's; None: all of them.
       join_seconds: how long the processes wait for each other at the start.
       heartbeat_seconds: a process that is not heard of for so long is gone.
@@ -75,7 +77,9 @@ def read_settings(
     for key, variable in VARIABLES.items():
         if environ.get(variable) and key not in said:
             said[key] = (variable, environ[variable])
-    seconds = {key: _number(said.pop(key), low=1) for key in KEYS[3:] if key in said}
+    seconds: dict[str, Any] = {
+        key: _number(said.pop(key), low=1) for key in KEYS[3:] if key in said
+    }
     if seconds.get("heartbeat_seconds", 5) < 5:
         raise ConfigError("distributed.heartbeat_seconds: must be at least 5")
     launcher = _launcher(environ)

@@ -12,7 +12,7 @@ from curiojax import models, progress
 from curiojax.config import RunConfig
 from curiojax.data.pipeline import SupervisedData
 from curiojax.data.tokenizer import load_tokenizer
-from curiojax.distributed import first_then_others
+from curiojax.distributed import first_then_others, wait_for_all
 from curiojax.errors import Stopped
 from curiojax.sharding import make_mesh
 from curiojax.training import plan
@@ -81,6 +81,8 @@ def run_sft(config: RunConfig, *, name: str = "training", details: bool = True) 
         with progress.status(f"{name}: compiling the step"):
             step = compile_step(recipe)
         check_memory(recipe, step, held_out, show=details)
+
+        wait_for_all("compiled")  # the first collectives do not wait for long
 
         # ---- train -----------------------------------------------------------------------------
         state = starting_state(recipe, checkpoints)
