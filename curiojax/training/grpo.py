@@ -17,8 +17,9 @@ from curiojax.sharding import make_mesh
 from curiojax.training import plan
 from curiojax.training.ahead import Ahead, rounds_kept
 from curiojax.training.checkpoint import Checkpoints
+from curiojax.training.credit import trajectories_of
 from curiojax.training.engines import start_engine
-from curiojax.training.experience import place_update, trajectories_of
+from curiojax.training.experience import place_update
 from curiojax.training.grpo_metrics import Clock, mismatch_warning, round_metrics, update_metrics
 from curiojax.training.held_out import HeldOut, prepare
 from curiojax.training.metrics import MetricsWriter, check_loggers
@@ -26,7 +27,8 @@ from curiojax.training.opening import check_memory, diverged, opened, starting_s
 from curiojax.training.policy_step import PolicyStep, compile_policy_step
 from curiojax.training.recipe import Recipe
 from curiojax.training.result import Result, describe, export, finished
-from curiojax.training.rounds import Collector, forget_rounds
+from curiojax.training.round_files import forget_rounds
+from curiojax.training.rounds import Collector
 from curiojax.training.run_directory import check_claim, identity, require, run_directory
 from curiojax.training.setup import (
     build_prompt_data,

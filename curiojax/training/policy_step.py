@@ -22,9 +22,10 @@ import jax.numpy as jnp
 
 from curiojax import models
 from curiojax.losses import lm_head
+from curiojax.losses.sequences import sequence_means
 from curiojax.sharding import named_sharding
 from curiojax.training import statistics
-from curiojax.training.experience import FLOATS, INTEGERS
+from curiojax.training.experience import INTEGERS, float_arrays
 from curiojax.training.recipe import Batch, Recipe, chunks_of, head_of
 from curiojax.training.state import TrainState, shardings_of
 from curiojax.training.update import Scalars, Sums, add_sums, apply_update, empty_sums
@@ -37,7 +38,9 @@ def abstract_batch(recipe: Recipe) -> dict[str, jax.ShapeDtypeStruct]:
     """The arrays of a micro-batch of `curiojax.training.experience`."""
     shape = (recipe.config.rows_per_microbatch, recipe.config.row_length)
     sharding = named_sharding(recipe.mesh, ("batch", "length"))
-    dtypes = dict.fromkeys(INTEGERS, jnp.int32) | dict.fromkeys(FLOATS, jnp.float32)
+    objective: Any = recipe.config.objective
+    dtypes = dict.fromkeys(INTEGERS, jnp.int32)
+    dtypes |= dict.fromkeys(float_arrays(objective), jnp.float32)
     return {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
         for name, dtype in dtypes.items()
@@ -68,25 +71,24 @@ def measure_microbatch(recipe: Recipe, params: PyTree, batch: Batch, scores: Sco
       scores: `old_log_probs`, `on_policy` (1: the old policy is the current one, and the former are
         not looked at) and, where the objective has a reference, `ref_log_probs`; [B, T] each.
     """
-    model = recipe.model
+    model, objective = recipe.model, recipe.config.objective
     mask = batch["loss_mask"]
-    given = {name: batch[name] for name in ("advantages", "sampler_log_probs")} | scores
+    names = ("advantages", "sampler_log_probs", "given")
+    known = {name: batch[name] for name in names if name in batch} | scores
+    how: dict[str, Any] = {"temperature": recipe.config.rollout.temperature, **chunks_of(recipe)}
 
     def loss_fn(p: PyTree) -> tuple[jax.Array, Scores]:
         hidden = models.forward(p, model, batch["tokens"], batch["positions"], batch["segment_ids"])
-        return lm_head.chunked_loss(
-            recipe.config.objective,
-            head_of(p, model),
-            hidden,
-            batch["labels"],
-            mask,
-            given,
-            temperature=recipe.config.rollout.temperature,
-            **chunks_of(recipe),
-        )
+        head, targets = head_of(p, model), dict(known)
+        if objective.needs_sequence_entropy:  # type: ignore[union-attr]
+            found = lm_head.log_prob_pass(head, hidden, batch["labels"], mask, **how)
+            targets["sequence_entropy"] = sequence_means(
+                found["entropy"], mask, batch["segment_ids"]
+            )
+        return lm_head.chunked_loss(objective, head, hidden, batch["labels"], mask, targets, **how)
 
     (loss, tokens), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
-    stats = statistics.measure(recipe.config.objective, tokens, mask > 0, model.vocab_size)
+    stats = statistics.measure(objective, tokens, mask > 0, model.vocab_size)
     stats.sums["positions"] = jnp.sum((batch["segment_ids"] > 0).astype(jnp.float32))
     stats.sums["slots"] = jnp.asarray(mask.size, jnp.float32)
     grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)

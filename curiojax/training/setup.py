@@ -85,9 +85,15 @@ def build_prompt_data(config: RunConfig, tokenizer: Any, grader: RewardPool) -> 
         grades = grader.grade([Item("", truth) for truth in truths])
         return [grade.status in ("ok", "no_answer") for grade in grades]
 
+    longest = config.rollout.max_response_tokens
     with progress.LazyBar("reading prompts") as bar:
         prompts = build_prompts(
-            config.data, tokenizer, seed=config.seed, gradable=gradable, progress=bar
+            config.data,
+            tokenizer,
+            seed=config.seed,
+            gradable=gradable,
+            demonstration_tokens=longest if config.objective.needs_demonstrations else None,
+            progress=bar,
         )
     if prompts.drops:
         progress.print_pairs("records dropped", prompts.drops)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from curiojax.config import RunConfig
-from curiojax.objectives import Curio, Grpo, Kl, Psft
+from curiojax.objectives import Curio, Kl, Psft, RatioObjective
 
 PyTree = Any
 
@@ -105,7 +105,7 @@ def follower_of(config: RunConfig) -> Follower | None:
     match objective:
         case Curio():
             return ema_teacher(config.teacher.step_size, config.teacher.every)
-        case Kl() | Grpo():
+        case Kl() | RatioObjective():
             return frozen_reference()
         case Psft():
             return snapshot(objective.updates_per_snapshot)

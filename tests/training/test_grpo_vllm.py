@@ -10,7 +10,7 @@ import pytest
 from curiojax.data.worlds import BASE_MODEL
 from curiojax.data.worlds.demonstrations import training_problems, write_parquet
 from curiojax.models import init_params, read_config, save_pretrained
-from curiojax.training.rounds import read_round, round_path
+from curiojax.training.round_files import read_round, round_path
 
 from .test_grpo import metrics, run
 
