@@ -51,27 +51,35 @@ def prefix_length(ratio: float, tokens: int) -> int:
     return min(max(int(ratio * tokens), 1), tokens - 1)
 
 
-def top_share_on_host(
-    values: Sequence[np.ndarray], candidates: Sequence[np.ndarray], share: float
-) -> tuple[list[np.ndarray], float]:
-    """Which candidates are at or above their (1 - share) quantile, over all arrays together.
+def beginning(
+    objective: PrefixRft,
+    seed: int,
+    step: int,
+    steps: int,
+    prompt: int,
+    demonstration: Sequence[int],
+) -> list[int]:
+    """The part of a prompt's demonstration that is given to a rollout of a step; may be empty."""
+    ratio = prefix_ratio(objective, seed, step, steps, prompt)
+    return list(demonstration[: prefix_length(ratio, len(demonstration))])
 
-    The quantile is interpolated linearly, as in `curiojax.losses.tokens.top_share`. Candidates are
-    few beside a step's tokens, and one more number of them compiles nothing.
+
+def top_given(entropies: Sequence[np.ndarray], share: float) -> np.ndarray:
+    """Which of the given tokens of an update are at or above the (1 - share) quantile of them all.
+
+    The quantile is interpolated linearly, as in `curiojax.losses.tokens.top_share`. It is found on
+    the host, where one more or less of these tokens compiles nothing; they are few.
 
     Args:
-      values: float32, any shapes.
-      candidates: bool, the same shapes.
+      entropies: float32 [B, T] of every micro-batch, nats; below -0.5 where no token was given.
       share: in (0, 1].
 
     Returns:
-      Float32 0 or 1 of those shapes, and the quantile (NaN without candidates).
+      Float32 0 or 1 [M, B, T].
     """
-    found = np.concatenate([v[c] for v, c in zip(values, candidates, strict=True)] or [[]])
-    if not found.size:
-        return [np.zeros(c.shape, np.float32) for c in candidates], math.nan
-    threshold = float(np.quantile(found.astype(np.float64), 1 - share))
-    return [
-        (c & (v >= threshold)).astype(np.float32)
-        for v, c in zip(values, candidates, strict=True)
-    ], threshold
+    values = np.stack(entropies)
+    candidates = values > -0.5
+    if not candidates.any():
+        return np.zeros(values.shape, np.float32)
+    threshold = np.quantile(values[candidates].astype(np.float64), 1 - share)
+    return (candidates & (values.astype(np.float64) >= threshold)).astype(np.float32)

@@ -6,11 +6,11 @@ weights, the data, the seed and the step, so a run that was killed makes the sam
 
 from __future__ import annotations
 
-import dataclasses
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from curiojax.data.prompts import PromptData
 from curiojax.losses import groups_with_signal, handle_overlong
 from curiojax.rewards.pool import Grade, Item
 from curiojax.rollout.base import Completion, Rollout, Sampling
+from curiojax.training.prefixes import beginning
 from curiojax.training.setup import say
 
 # Extra draws of prompts in a step of dynamic sampling, after which it makes do with what it has.
@@ -80,6 +81,20 @@ class Round(NamedTuple):
     sampled: int
     generate_seconds: float = 0.0
     grade_seconds: float = 0.0
+
+
+class Ask(NamedTuple):
+    """A part of a call of `Rollout.generate`.
+
+    Attributes:
+      position: of the prompt in the round.
+      given: what the completion begins with, in tokens.
+      count: completions.
+    """
+
+    position: int
+    given: list[int]
+    count: int
 
 
 class Collector:
@@ -162,67 +177,101 @@ class Collector:
         draw: int,
         progress: Callable[[str], None] | None,
     ) -> tuple[list[Group], tuple[float, float]]:
-        pending: dict[int, list[Future[Grade]]] = {}
-        found: dict[int, list[Completion]] = {}
-        demonstrations = [self._demonstration(int(index), version) for index in indices]
-        seed = round_seed(self._config.seed, step, draw)
+        asks = self._asks(indices, step)
+        graded: dict[int, list[tuple[Completion, int, Future[Grade]]]] = {}
+        open_asks = Counter(ask.position for ask in asks)
         start = time.perf_counter()
-        calls = self._calls(demonstrations)
-        for count, positions in calls.items():
 
-            def on_group(
-                index: int, drawn: list[Completion], positions: list[int] = positions
-            ) -> None:
-                position = positions[index]
-                found[position] = completions = [*drawn, *demonstrations[position]]
-                truth = self._prompts.ground_truths[indices[position]]
-                pending[position] = [
-                    self._grader.submit(Item(text, truth, finished=c.finish_reason == "stop"))
-                    for c, text in zip(completions, self.texts(completions), strict=True)
-                ]
-                if progress is not None:
-                    progress(f"{len(pending)}/{len(indices)}")
+        def on_group(index: int, drawn: list[Completion]) -> None:
+            ask = asks[index]
+            prompt = int(indices[ask.position])
+            completions = [continued(ask.given, completion) for completion in drawn]
+            shown = [] if ask.given else self._demonstration(prompt, version)
+            given = [len(ask.given)] * len(drawn) + [len(c.tokens) for c in shown]
+            completions += shown
+            truth = self._prompts.ground_truths[prompt]
+            graded[index] = [
+                (c, k, self._grader.submit(Item(text, truth, finished=c.finish_reason == "stop")))
+                for c, k, text in zip(completions, given, self.texts(completions), strict=True)
+            ]
+            open_asks[ask.position] -= 1
+            if progress is not None and not open_asks[ask.position]:
+                through = sum(not count for count in open_asks.values())
+                progress(f"{through}/{len(indices)}")
 
-            ids = [self._prompts.ids[indices[position]] for position in positions]
-            sampling = dataclasses.replace(self._sampling, n=count)
-            # Of several calls none may repeat the draws of another.
-            keys = {"keys": positions} if len(calls) > 1 else {}
-            self._engine.generate(ids, sampling, seed, on_group=on_group, **keys)
+        seed = round_seed(self._config.seed, step, draw)
+        ids = [[*self._prompts.ids[indices[ask.position]], *ask.given] for ask in asks]
+        self._engine.generate(ids, self._sampling, seed, on_group=on_group, **self._orders(asks))
         generated = time.perf_counter()
+        members: list[list[tuple[Completion, int, Grade]]] = [[] for _ in indices]
+        for index, ask in enumerate(asks):
+            members[ask.position] += [(c, k, grade.result()) for c, k, grade in graded[index]]
         groups = [
             Group(
-                int(index),
-                found[i],
-                [future.result() for future in pending[i]],
-                [0] * (len(found[i]) - len(demonstrations[i]))
-                + [len(c.tokens) for c in demonstrations[i]],
+                int(prompt),
+                [completion for completion, _, _ in rows],
+                [grade for _, _, grade in rows],
+                [given for _, given, _ in rows],
             )
-            for i, index in enumerate(indices)
+            for prompt, rows in zip(indices, members, strict=True)
         ]
         return groups, (generated - start, time.perf_counter() - generated)
 
+    def _asks(self, indices: Sequence[int] | np.ndarray, step: int) -> list[Ask]:
+        """What the engine is asked for: each prompt as it is, then those that are begun for it."""
+        config, objective = self._config, cast(Any, self._config.objective)
+        plain, begun = [], []
+        for position, index in enumerate(indices):
+            shown = self._prompts.demonstration(int(index))
+            takes_place = objective.needs_demonstrations and not objective.stands_beside
+            given: list[int] = []
+            if objective.continues_demonstrations and shown is not None:
+                given = beginning(
+                    objective, config.seed, step, config.steps or 1, int(index), shown
+                )
+                takes_place = bool(given)
+            if given:
+                begun.append(Ask(position, given, 1))
+            fewer = takes_place and shown is not None
+            plain.append(Ask(position, [], config.rollouts_per_prompt - fewer))
+        return plain + begun
+
+    def _orders(self, asks: Sequence[Ask]) -> dict[str, Any]:
+        """The keywords of `Rollout.generate`; none where every prompt is asked for the same."""
+        prompts, sampling = sum(not ask.given for ask in asks), self._sampling
+        if all(not ask.given and ask.count == sampling.n for ask in asks):
+            return {}
+        return {
+            # A prompt draws the same whether or not others are begun for it.
+            "keys": [ask.position + (prompts if ask.given else 0) for ask in asks],
+            "counts": [ask.count for ask in asks],
+            "limits": [sampling.max_tokens - len(ask.given) for ask in asks],
+        }
+
     def _demonstration(self, prompt: int, version: int) -> list[Completion]:
-        """That of a prompt as a completion, where it has one and the objective learns from it."""
-        tokens = self._prompts.demonstration(prompt)
-        if not self._config.objective.needs_demonstrations or tokens is None:
+        """That of a prompt as a completion, where it has one and the objective takes it whole."""
+        tokens, objective = self._prompts.demonstration(prompt), cast(Any, self._config.objective)
+        if tokens is None or not objective.needs_demonstrations:
+            return []
+        if objective.continues_demonstrations:
             return []
         reason = "stop" if tokens[-1] in self._sampling.stop_ids else "length"
         return [Completion(list(tokens), [0.0] * len(tokens), reason, version)]
-
-    def _calls(self, demonstrations: Sequence[list[Completion]]) -> dict[int, list[int]]:
-        """Of which positions how many completions are drawn: {completions: positions}."""
-        objective: Any = self._config.objective
-        whole, beside = self._config.rollouts_per_prompt, objective.stands_beside
-        calls: dict[int, list[int]] = {}
-        for position, found in enumerate(demonstrations):
-            calls.setdefault(whole if beside else whole - len(found), []).append(position)
-        return calls
 
     def texts(self, completions: Sequence[Completion]) -> list[str]:
         """The completions as the verifier reads them: without special tokens."""
         return self._tokenizer.batch_decode(
             [c.tokens for c in completions], skip_special_tokens=True
         )
+
+
+def continued(given: Sequence[int], completion: Completion) -> Completion:
+    """A completion with what it was begun with; its limit bounds both together."""
+    if not given:
+        return completion
+    tokens, log_probs = [*given, *completion.tokens], completion.log_probs
+    known = [0.0] * len(given) + log_probs if log_probs else log_probs
+    return completion._replace(tokens=tokens, log_probs=known, entropies=None)
 
 
 def stop_ids(config: RunConfig, tokenizer: Any) -> tuple[int, ...]:

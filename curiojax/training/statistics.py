@@ -65,6 +65,9 @@ APART = {
         "given_prob": "given_prob",
         "entropy": "given_entropy",
         "sft_weight": "sft_weight",
+        "given_kept": "given_kept",
+        "given_advantage": "given_advantage",
+        "given_clipped": "given_clipped",
     },
 }
 # And over some of the others: the policy's own right and wrong completions.
