@@ -20,7 +20,6 @@ import jax.numpy as jnp
 
 from curiojax import models, progress, quickstart
 from curiojax.config import RunConfig, read_yaml, to_yaml
-from curiojax.data.worlds import BASE_MODEL
 from curiojax.errors import ConfigError
 from curiojax.evaluation.results import read_evaluations, write_evaluation
 from curiojax.training.checkpoint import restore_params
@@ -170,5 +169,5 @@ def _evaluate(config: RunConfig, directory: Path, step: int, last: int) -> None:
 def _base(config: RunConfig, folder: Path) -> Measured:
     """The base model as a run of no steps."""
     directory = folder / "base"
-    scores = quickstart.scores_of(config, BASE_MODEL, directory, 0)
+    scores = quickstart.scores_of(config, quickstart.embedded(config).base_model, directory, 0)
     return Measured(BASE, config.seed, directory, {}, [{"step": 0}], {0: scores})

@@ -11,7 +11,7 @@ import ctypes
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,17 +25,17 @@ from curiojax.config import (
     parse_objective,
 )
 from curiojax.data.tokenizer import load_tokenizer
-from curiojax.data.worlds import BASE_MODEL
-from curiojax.data.worlds.countdown import Problem
-from curiojax.data.worlds.demonstrations import (
+from curiojax.data.worlds import WORLDS, embedded_world
+from curiojax.data.worlds.interface import (
     Demonstration,
-    demonstrations,
-    training_problems,
-    write_parquet,
+    EmbeddedWorld,
+    Problem,
+    parse_recipe,
 )
+from curiojax.data.worlds.records import write_parquet
 from curiojax.errors import ConfigError
-from curiojax.evaluation.countdown import evaluate_countdown
 from curiojax.evaluation.results import read_evaluations, write_evaluation
+from curiojax.evaluation.worlds import evaluate_world
 from curiojax.evaluation.wrong_samples import write_jsonl, wrong_samples
 from curiojax.models import ModelConfig
 from curiojax.reports.quickstart import columns, show
@@ -80,7 +80,8 @@ def run_comparison(config: RunConfig) -> None:
             label = f"{name} ({number} of {len(runs)})"
             results[name] = train(run, name=label, details=run.stage not in explained)
             explained.add(run.stage)
-    known = {"base model": scores_of(config, BASE_MODEL, directory / "base", 0)}
+    base = embedded(config).base_model
+    known = {"base model": scores_of(config, base, directory / "base", 0)}
     for name, result in results.items():
         last, where = result.metrics[-1], result.directory
         known[name] = {**last, **scores_of(config, where / "hf", where, last["step"])}
@@ -122,7 +123,9 @@ def member(config: RunConfig, name: str, directory: Path) -> RunConfig:
             data["suppressed_path"] = str(wrong_samples_file(config, directory))
     ours = {
         "output_dir": str(folder(directory, name)),
-        "model": {"path": str(folder(directory, start) / "hf" if start else BASE_MODEL)},
+        "model": {
+            "path": str(folder(directory, start) / "hf" if start else embedded(config).base_model)
+        },
         "data": data,
     }
     return parse_config(merge(merge(values, overrides), ours))
@@ -136,14 +139,11 @@ def folder(directory: Path, name: str) -> Path:
 def demonstrations_file(config: RunConfig, directory: Path) -> Path:
     """The expert's demonstrations as a parquet file in the schema of real data."""
     world = _world(config)
-    kind, _, share = world.demonstrations.partition(" ")
-    recipe = world.demonstrations.replace(" ", "-")
-    path = directory / f"demonstrations-{recipe}-{world.num_demonstrations}-{config.seed}.parquet"
+    count, recipe = world.num_demonstrations, world.demonstrations.replace(" ", "-")
+    path = directory / f"demonstrations-{world.name}-{recipe}-{count}-{config.seed}.parquet"
     if not path.is_file():
-        items = demonstrations(
-            cast(Any, kind), q=_share(share), count=world.num_demonstrations, seed=config.seed
-        )
-        _write(path, items)
+        expert, q = parse_recipe(world.demonstrations)
+        _write(path, embedded(config).demonstrations(expert, q=q, count=count, seed=config.seed))
     return path
 
 
@@ -151,12 +151,12 @@ def prompts_file(config: RunConfig, directory: Path) -> Path:
     """Problems without demonstrations, for RL: as a parquet file in the schema of real data."""
     world = _world(config)
     count, share = world.num_prompts, world.hard_share
-    path = directory / f"prompts-{count}-{share}-{config.seed}.parquet"
+    path = directory / f"prompts-{world.name}-{count}-{share}-{config.seed}.parquet"
     if not path.is_file():
-        hard = round(count * share)
+        hard, draw = round(count * share), embedded(config).training_problems
         problems = [
-            *training_problems("id", count - hard, seed=config.seed),
-            *training_problems("hard", hard, seed=config.seed),
+            *draw("id", count - hard, seed=config.seed),
+            *draw("hard", hard, seed=config.seed),
         ]
         _write(path, problems)
     return path
@@ -164,13 +164,13 @@ def prompts_file(config: RunConfig, directory: Path) -> Path:
 
 def wrong_samples_file(config: RunConfig, directory: Path) -> Path:
     """What the base model gets wrong, for objectives that unlearn it, as a JSONL file."""
-    count = _world(config).num_demonstrations
-    path = directory / f"wrong-samples-{count}-{config.seed}.jsonl"
+    world, count = embedded(config), _world(config).num_demonstrations
+    path = directory / f"wrong-samples-{world.name}-{count}-{config.seed}.jsonl"
     if not path.is_file():
-        model, params = models.load_pretrained(BASE_MODEL, dtype=jnp.float32)
-        tokenizer = load_tokenizer(str(BASE_MODEL))
+        model, params = models.load_pretrained(world.base_model, dtype=jnp.float32)
+        tokenizer = load_tokenizer(str(world.base_model))
         with progress.status("sampling wrong answers of the base model"):
-            found = wrong_samples(params, model, tokenizer, count=count, seed=config.seed)
+            found = wrong_samples(world, params, model, tokenizer, count=count, seed=config.seed)
         write_jsonl(path, found)
     return path
 
@@ -189,38 +189,38 @@ def scores_of(config: RunConfig, checkpoint: Path, directory: Path, step: int) -
 
 def is_current(config: RunConfig, scores: Mapping[str, Any] | None) -> bool:
     """Whether the scores were measured as the config asks."""
-    world = config.world
-    if scores is None or world is None:
+    if scores is None or config.world is None:
         return False
-    asked = {
-        "samples": world.samples,
-        "prompts_id": world.id_prompts,
-        "prompts_hard": world.hard_prompts,
-        "seed": config.seed,
-    }
-    return all(scores.get(key) == value for key, value in asked.items())
+    prompts = {f"prompts_{kind}": count for kind, count in config.world.prompts.items()}
+    asked = {"samples": config.world.samples, "seed": config.seed, **prompts}
+    return all(scores.get(key, 0) == value for key, value in asked.items())
 
 
 def evaluate(config: RunConfig, folder: Path) -> dict[str, Any]:
     """Samples from an exported model on held-out problems."""
     model, params = models.load_pretrained(folder, dtype=jnp.float32)
-    name = "base model" if folder == BASE_MODEL else folder.parent.name
+    name = "base model" if folder == embedded(config).base_model else folder.parent.name
     return score(config, model, params, name)
 
 
 def score(config: RunConfig, model: ModelConfig, params: Any, name: str) -> dict[str, Any]:
     """Samples from a model on held-out problems; `name` is for the display."""
-    world = _world(config)
+    asked, world = _world(config), embedded(config)
     with progress.status(f"evaluating {name}"):
-        return evaluate_countdown(
+        return evaluate_world(
+            world,
             params,
             model,
-            load_tokenizer(str(BASE_MODEL)),
-            prompts_id=world.id_prompts,
-            prompts_hard=world.hard_prompts,
-            samples=world.samples,
+            load_tokenizer(str(world.base_model)),
+            prompts=asked.prompts,
+            samples=asked.samples,
             seed=config.seed,
         )
+
+
+def embedded(config: RunConfig) -> EmbeddedWorld:
+    """The world that a comparison is made in."""
+    return embedded_world(_world(config).name)
 
 
 def keep_freed_memory() -> None:
@@ -275,14 +275,7 @@ def _write(path: Path, items: Sequence[Demonstration] | Sequence[Problem]) -> No
 
 def _world(config: RunConfig) -> World:
     if config.world is None:
-        raise ConfigError("compare: needs an embedded world; set world.name=countdown")
-    return config.world
-
-
-def _share(text: str) -> float:
-    try:
-        return float(text or 0)
-    except ValueError:
         raise ConfigError(
-            f"world.demonstrations: {text!r} is no share; write e.g. `two 0.2`"
-        ) from None
+            f"compare: needs an embedded world; set world.name to {' or '.join(WORLDS)}"
+        )
+    return config.world

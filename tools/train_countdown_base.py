@@ -26,11 +26,11 @@ import numpy as np
 import optax
 from transformers import AutoTokenizer
 
-from curiojax.data.worlds import BASE_MODEL, vocabulary
+from curiojax.data.worlds import BASE_MODEL, embedded_world, vocabulary
 from curiojax.data.worlds.countdown import PROMPT_TOKENS
 from curiojax.data.worlds.trajectories import random_trajectories
 from curiojax.errors import exit_on_config_error
-from curiojax.evaluation.countdown import evaluate_countdown
+from curiojax.evaluation.worlds import evaluate_world
 from curiojax.models import ModelConfig, forward, init_params, logits, save_pretrained
 from curiojax.progress import bar, print_pairs
 
@@ -127,7 +127,8 @@ def main() -> None:
         vocabulary.save_tokenizer(folder)
         save_pretrained(params, CONFIG, args.output_dir, tokenizer_from=folder)
     tokenizer = AutoTokenizer.from_pretrained(args.output_dir)
-    scores = evaluate_countdown(params, CONFIG, tokenizer, prompts_hard=768)
+    world, prompts = embedded_world("countdown"), {"id": 256, "hard": 768}
+    scores = evaluate_world(world, params, CONFIG, tokenizer, prompts=prompts)
     quality = {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         "steps": args.steps,

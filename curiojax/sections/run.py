@@ -121,7 +121,8 @@ class World(Section):
       num_demonstrations: its size.
       num_prompts: problems that RL samples answers to; not those of the evaluation.
       hard_share: how many of them are hard, as a share.
-      id_prompts, hard_prompts: held-out problems in the evaluation, in distribution and hard.
+      id_prompts, hard_prompts, longer_prompts: held-out problems in the evaluation: like those of
+        the demonstrations, hard, and beyond what any training data have. 0: none.
       samples: completions per problem in the evaluation.
     """
 
@@ -132,4 +133,10 @@ class World(Section):
     hard_share: float = Field(default=0.5, ge=0, le=1)
     id_prompts: int = Field(default=256, gt=0)
     hard_prompts: int = Field(default=768, gt=0)
+    longer_prompts: int = Field(default=0, ge=0)
     samples: int = Field(default=16, gt=0)
+
+    @property
+    def prompts(self) -> dict[str, int]:
+        """How many problems of each kind are evaluated."""
+        return {"id": self.id_prompts, "hard": self.hard_prompts, "longer": self.longer_prompts}
