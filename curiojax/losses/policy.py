@@ -64,8 +64,8 @@ def policy_loss(
         importance weight and penalty. Only for objectives that learn from such; None: none is.
       sequence_entropy: `[B, T]`, mean entropy (nats) of the tokens of each token's sequence; needed
         by `Srft`. A constant.
-      selected: `[B, T]`, of the tokens that were given, not 0 where they are learnt; the others have
-        neither loss nor entropy bonus. Needed by objectives with `selects_given`.
+      selected: `[B, T]`, of the tokens that were given, not 0 where they are learnt; the others
+        have neither loss nor entropy bonus. Needed by objectives with `selects_given`.
 
     Returns:
       The loss, float32 `[B, T]`, and float32 `[B, T]` metrics without gradient: `policy_loss`

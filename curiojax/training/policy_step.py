@@ -147,8 +147,8 @@ class PolicyStep:
         if objective.selects_given:
             # The devices are done with all micro-batches by then, and wait for so little.
             chosen = top_given(jax.device_get(entropies), objective.entropy_share)
-            for scores, placed in zip(found, place({"selected": chosen}, self.recipe.mesh)):
-                scores |= placed
+            placed = place({"selected": chosen}, self.recipe.mesh)
+            found = [scores | more for scores, more in zip(found, placed, strict=True)]
         return found
 
     def __call__(

@@ -52,16 +52,11 @@ def prefix_length(ratio: float, tokens: int) -> int:
 
 
 def beginning(
-    objective: PrefixRft,
-    seed: int,
-    step: int,
-    steps: int,
-    prompt: int,
-    demonstration: Sequence[int],
+    objective: PrefixRft, seed: int, step: int, steps: int, prompt: int, shown: Sequence[int]
 ) -> list[int]:
-    """The part of a prompt's demonstration that is given to a rollout of a step; may be empty."""
+    """The part of a prompt's demonstration `shown` that a rollout of a step is given."""
     ratio = prefix_ratio(objective, seed, step, steps, prompt)
-    return list(demonstration[: prefix_length(ratio, len(demonstration))])
+    return list(shown[: prefix_length(ratio, len(shown))])
 
 
 def top_given(entropies: Sequence[np.ndarray], share: float) -> np.ndarray:

@@ -19,7 +19,7 @@ from curiojax.data.prompts import PromptData
 from curiojax.losses import groups_with_signal, handle_overlong
 from curiojax.rewards.pool import Grade, Item
 from curiojax.rollout.base import Completion, Rollout, Sampling
-from curiojax.training.prefixes import beginning
+from curiojax.training.asks import asks_of, continued, keywords_of
 from curiojax.training.setup import say
 
 # Extra draws of prompts in a step of dynamic sampling, after which it makes do with what it has.
@@ -81,20 +81,6 @@ class Round(NamedTuple):
     sampled: int
     generate_seconds: float = 0.0
     grade_seconds: float = 0.0
-
-
-class Ask(NamedTuple):
-    """A part of a call of `Rollout.generate`.
-
-    Attributes:
-      position: of the prompt in the round.
-      given: what the completion begins with, in tokens.
-      count: completions.
-    """
-
-    position: int
-    given: list[int]
-    count: int
 
 
 class Collector:
@@ -177,7 +163,7 @@ class Collector:
         draw: int,
         progress: Callable[[str], None] | None,
     ) -> tuple[list[Group], tuple[float, float]]:
-        asks = self._asks(indices, step)
+        asks = asks_of(self._config, self._prompts, indices, step)
         graded: dict[int, list[tuple[Completion, int, Future[Grade]]]] = {}
         open_asks = Counter(ask.position for ask in asks)
         start = time.perf_counter()
@@ -199,9 +185,9 @@ class Collector:
                 through = sum(not count for count in open_asks.values())
                 progress(f"{through}/{len(indices)}")
 
-        seed = round_seed(self._config.seed, step, draw)
+        seed, sampling = round_seed(self._config.seed, step, draw), self._sampling
         ids = [[*self._prompts.ids[indices[ask.position]], *ask.given] for ask in asks]
-        self._engine.generate(ids, self._sampling, seed, on_group=on_group, **self._orders(asks))
+        self._engine.generate(ids, sampling, seed, on_group=on_group, **keywords_of(asks, sampling))
         generated = time.perf_counter()
         members: list[list[tuple[Completion, int, Grade]]] = [[] for _ in indices]
         for index, ask in enumerate(asks):
@@ -216,37 +202,6 @@ class Collector:
             for prompt, rows in zip(indices, members, strict=True)
         ]
         return groups, (generated - start, time.perf_counter() - generated)
-
-    def _asks(self, indices: Sequence[int] | np.ndarray, step: int) -> list[Ask]:
-        """What the engine is asked for: each prompt as it is, then those that are begun for it."""
-        config, objective = self._config, cast(Any, self._config.objective)
-        plain, begun = [], []
-        for position, index in enumerate(indices):
-            shown = self._prompts.demonstration(int(index))
-            takes_place = objective.needs_demonstrations and not objective.stands_beside
-            given: list[int] = []
-            if objective.continues_demonstrations and shown is not None:
-                given = beginning(
-                    objective, config.seed, step, config.steps or 1, int(index), shown
-                )
-                takes_place = bool(given)
-            if given:
-                begun.append(Ask(position, given, 1))
-            fewer = takes_place and shown is not None
-            plain.append(Ask(position, [], config.rollouts_per_prompt - fewer))
-        return plain + begun
-
-    def _orders(self, asks: Sequence[Ask]) -> dict[str, Any]:
-        """The keywords of `Rollout.generate`; none where every prompt is asked for the same."""
-        prompts, sampling = sum(not ask.given for ask in asks), self._sampling
-        if all(not ask.given and ask.count == sampling.n for ask in asks):
-            return {}
-        return {
-            # A prompt draws the same whether or not others are begun for it.
-            "keys": [ask.position + (prompts if ask.given else 0) for ask in asks],
-            "counts": [ask.count for ask in asks],
-            "limits": [sampling.max_tokens - len(ask.given) for ask in asks],
-        }
 
     def _demonstration(self, prompt: int, version: int) -> list[Completion]:
         """That of a prompt as a completion, where it has one and the objective takes it whole."""
@@ -263,15 +218,6 @@ class Collector:
         return self._tokenizer.batch_decode(
             [c.tokens for c in completions], skip_special_tokens=True
         )
-
-
-def continued(given: Sequence[int], completion: Completion) -> Completion:
-    """A completion with what it was begun with; its limit bounds both together."""
-    if not given:
-        return completion
-    tokens, log_probs = [*given, *completion.tokens], completion.log_probs
-    known = [0.0] * len(given) + log_probs if log_probs else log_probs
-    return completion._replace(tokens=tokens, log_probs=known, entropies=None)
 
 
 def stop_ids(config: RunConfig, tokenizer: Any) -> tuple[int, ...]:
