@@ -74,7 +74,7 @@ def _srft(objective: Srft, tokens: PolicyTokens) -> tuple[jax.Array, Metrics]:
     metrics = _flags(jnp.exp(bounded(tokens.log_ratio)), nothing, nothing, nothing)
     metrics["positive"] = right.astype(jnp.float32)
     metrics["negative"] = (tokens.advantages < 0).astype(jnp.float32)
-    return loss, metrics | {"positive_weight": weight, "sequence_entropy": tokens.sequence_entropy}
+    return loss, metrics | {"positive_weight": weight}
 
 
 def _flags(ratio, high, low, dual) -> Metrics:

@@ -75,7 +75,10 @@ def policy_loss(
       KL(policy || reference) and, if it is in the loss, `kl`; with `sampler_log_probs` the
       estimates `mismatch_k1` and `mismatch_k3` of KL(sampler || old), `mismatch_abs`
       (|lp_old - lp_sampler|), `tis_weight` (neither truncated nor in the loss where the objective
-      has no `tis_cap`), `tis_weight_squared` (see `effective_sample_share`) and `tis_capped`.
+      has no `tis_cap`), `tis_weight_squared` (see `effective_sample_share`) and `tis_capped`; with
+      `given` itself, `given_loss` and `given_prob`; and of `Srft` `sft_weight`, `positive_weight`
+      and the flags `positive` and `negative`. `given_loss`, `given_prob` and `sft_weight` mean
+      something at given tokens only, the others only at the policy's own.
 
     Raises:
       ValueError: unknown objective, something that it needs is missing, or shapes that do not fit.

@@ -50,7 +50,6 @@ MEANS = {
     "tis_weight": "tis_weight",
     "tis_weight_squared": "tis_weight_squared",
     "tis_capped": "tis_capped",
-    "sequence_entropy": "sequence_entropy",
 }
 # The same over tokens that are set apart: those to be unlearnt, and those that were given to the
 # policy. Of them nothing else is measured.
