@@ -158,12 +158,6 @@ def check_stage(config: Any) -> None:
 
 def _check_demonstrations(config: Any) -> None:
     objective = config.objective
-    alone = objective.needs_demonstrations and not objective.stands_beside
-    if alone and config.rollouts_per_prompt < 2:
-        raise ValueError(
-            f"rollouts_per_prompt: {config.rollouts_per_prompt} leaves no completion beside the "
-            f"one that {objective.name} takes from a demonstration; give at least 2"
-        )
     if objective.needs_demonstrations and objective.stands_beside and objective.dynamic_sampling:
         raise ValueError(
             f"objective.dynamic_sampling: {objective.name} learns from the demonstration of a "

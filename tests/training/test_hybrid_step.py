@@ -1,8 +1,5 @@
 """Whole updates of the hybrids: from graded groups to the gradient, against the loss written out."""
 
-import dataclasses
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +7,6 @@ import pytest
 
 from curiojax import models
 from curiojax.data.prompts import PromptData
-from curiojax.losses import lm_head
 from curiojax.rewards.pool import Grade
 from curiojax.rollout.base import Completion
 from curiojax.training import policy_step, statistics
