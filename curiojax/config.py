@@ -158,6 +158,13 @@ class RunConfig(Section):
             )
         if self.epochs is None and self.steps is None:
             raise ValueError("epochs and steps are both null; set one of them")
+        curio = isinstance(self.objective, Curio) and self.objective.needs_teacher
+        if self.teacher.precision != "same" and not curio:
+            raise ValueError(
+                f"teacher.precision: objective {self.objective.name} has no teacher here to run in "
+                "eight bits; remove it, or set objective.name=curio with objective.teacher=ema and "
+                "an alpha above 0"
+            )
         if self.model.attention == "cudnn" and self.data.packing:
             raise ValueError(
                 "model.attention: cudnn attends across packed records; set data.packing=false, or "

@@ -19,6 +19,7 @@ from curiojax.models.hf import (
     save_pretrained,
 )
 from curiojax.models.layout import param_axes
+from curiojax.models.quantised import quantise_params, quantised_axes, with_quantised
 
 __all__ = [
     "ModelConfig",
@@ -35,6 +36,9 @@ __all__ = [
     "load_pretrained",
     "logits",
     "param_axes",
+    "quantise_params",
+    "quantised_axes",
     "read_config",
     "save_pretrained",
+    "with_quantised",
 ]

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from curiojax.models.attention import attend_cache, attention
 from curiojax.models.config import ModelConfig
+from curiojax.models.quantised import quantised_product
 from curiojax.models.rope import rope_table, rotate
 from curiojax.models.weights import Axes, gathered, lookup
 from curiojax.sharding import constrain
@@ -47,7 +48,10 @@ class Norm(nn.Module):
 
 
 class Projection(nn.Module):
-    """A matrix product over the last `contract` axes of the input, and perhaps a bias."""
+    """A matrix product over the last `contract` axes of the input, and perhaps a bias.
+
+    Weights of `with_quantised` make it one of eight-bit numbers.
+    """
 
     features: tuple[int, ...]
     axes: Axes
@@ -56,11 +60,15 @@ class Projection(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        inputs = x.shape[x.ndim - self.contract :]
-        kernel = self.param(
-            "kernel", nn.initializers.normal(INIT_STDDEV), (*inputs, *self.features)
-        )
-        out = jnp.tensordot(x, gathered(kernel, self.axes, x.dtype), axes=self.contract)
+        quantised = self.get_variable("params", "quantised")
+        if quantised is not None:
+            out = quantised_product(x, quantised, self.axes, self.contract)
+        else:
+            inputs = x.shape[x.ndim - self.contract :]
+            kernel = self.param(
+                "kernel", nn.initializers.normal(INIT_STDDEV), (*inputs, *self.features)
+            )
+            out = jnp.tensordot(x, gathered(kernel, self.axes, x.dtype), axes=self.contract)
         if self.bias:
             # In float32, so that the bias's gradient, a sum over all tokens, is too.
             bias = self.param("bias", nn.initializers.zeros, self.features).astype(jnp.float32)

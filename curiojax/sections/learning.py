@@ -31,10 +31,17 @@ class Teacher(Section):
 
     With the paper's 0.99 the teacher is nearly a copy of the student that lags by up to `every`
     steps; Algorithm 1, line 17 and the released code agree on this direction.
+
+    Attributes:
+      precision: of the products with the layers' weights in the teacher's pass: `same` as the
+        student's (the paper), or eight bits (ours): `fp8` or `int8`, with weights that are
+        quantised whenever the teacher moves. Its float32 weights, its embedding and its LM head
+        stay as they are.
     """
 
     step_size: float = Field(default=0.99, ge=0, le=1)
     every: int = Field(default=5, ge=1)
+    precision: Literal["same", "fp8", "int8"] = "same"
 
 
 class Optimizer(Section):

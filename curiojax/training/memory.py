@@ -15,6 +15,7 @@ from curiojax.sections import Rollout
 from curiojax.training.policy_step import PolicyStep
 from curiojax.training.recipe import Recipe
 from curiojax.training.step import Step
+from curiojax.training.teacher import QuantisedTeacher, persistent
 
 # The share of a GPU's memory that JAX takes, by either of its names; JAX refuses both at once.
 VARIABLES = ("XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION")
@@ -102,7 +103,7 @@ def memory_budget(
     kept = {
         "parameters (float32)": num_bytes(state.params),
         "optimiser": num_bytes(state.opt_state),
-        "teacher (float32)": num_bytes(state.teacher),
+        **_teacher(recipe, state.teacher),
     }
     programs = step.memory().values()
     updates = {
@@ -126,6 +127,16 @@ def memory_budget(
         if together > limit:
             raise ConfigError(_too_much(recipe, shown, sampling=turns[1] > turns[0]))
     return shown
+
+
+def _teacher(recipe: Recipe, teacher: Any) -> dict[str, int]:
+    """Bytes of the second model, and of the eight-bit weights that its pass is run with."""
+    if not isinstance(teacher, QuantisedTeacher):
+        return {"teacher (float32)": num_bytes(teacher)}
+    return {
+        "teacher (float32)": num_bytes(persistent(teacher)),
+        f"teacher's layers ({recipe.config.teacher.precision})": num_bytes(teacher.quantised),
+    }
 
 
 def _sampler(recipe: Recipe, held_out: SamplerCall | None) -> tuple[int, int]:

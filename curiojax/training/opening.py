@@ -17,7 +17,7 @@ from curiojax.training.policy_step import PolicyStep
 from curiojax.training.recipe import Recipe
 from curiojax.training.run_directory import claim, lock
 from curiojax.training.setup import initial_state, say
-from curiojax.training.state import TrainState
+from curiojax.training.state import TrainState, completed_state, persistent_state
 from curiojax.training.step import Step
 
 
@@ -51,9 +51,11 @@ def check_memory(
 
 def starting_state(recipe: Recipe, checkpoints: Checkpoints) -> TrainState:
     """The state of the newest checkpoint; where there is none, the one before the first step."""
-    state = checkpoints.restore(recipe.abstract_state(), report=say)
+    like = recipe.abstract_state()
+    state = checkpoints.restore(persistent_state(like), report=say)
     if state is None:
         return initial_state(recipe)
+    state = completed_state(state, like, recipe.teacher)
     if int(state.step) < recipe.total_steps:
         say(f"continuing after step {int(state.step)}")
     return state

@@ -17,7 +17,7 @@ PyTree = Any
 
 
 def teacher_pass(recipe: Recipe, teacher_params: PyTree, batch: Batch) -> dict[str, jax.Array]:
-    """What the objective needs of the second model.
+    """What the objective needs of the second model, given its `weights_run`.
 
     Float32 [B, T] scalars (see `curiojax.losses.teacher_targets`); or, where its logits are needed,
     which are formed beside the student's, `teacher_hidden` [B, T, D] in the compute dtype.

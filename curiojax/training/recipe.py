@@ -53,7 +53,7 @@ class Recipe:
     @property
     def teacher(self) -> Follower | None:
         """The update rule of the second set of weights, where the objective needs one."""
-        return follower_of(self.config)
+        return follower_of(self.config, self.model)
 
     @property
     def selection(self) -> Entropy | None:

@@ -22,7 +22,7 @@ from curiojax.training.recipe import Recipe, place
 from curiojax.training.result import Result, describe, export, finished
 from curiojax.training.run_directory import check_claim, identity, require, run_directory
 from curiojax.training.setup import build_data, read_benchmarks, read_model, say, start_grader
-from curiojax.training.state import TrainState
+from curiojax.training.state import TrainState, persistent_state
 from curiojax.training.step import Step, compile_step
 from curiojax.training.stopping import stop_signal
 from curiojax.training.token_view import token_view
@@ -113,7 +113,7 @@ def train(
             stopping = stop.after(done)
             if done % config.checkpoint.every == 0 or done == steps or stopping or watch.diverged:
                 watch.flush()
-                checkpoints.save(state)
+                checkpoints.save(persistent_state(state))
             if watch.diverged:
                 checkpoints.wait()
                 raise diverged(config, done, directory)

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from curiojax.models import ModelConfig, abstract_params, param_axes
+from curiojax.models import ModelConfig, abstract_params, param_axes, quantised_axes
 from curiojax.sharding import named_sharding, tree_shardings
-from curiojax.training.teacher import Follower, TeacherState
+from curiojax.training.teacher import Follower, QuantisedTeacher, persistent
 
 PyTree = Any
 
@@ -21,7 +21,7 @@ class TrainState(NamedTuple):
     step: int32 [], number of the next update; updates skipped for bad gradients count.
     params: the student's weights, float32.
     opt_state: the optimiser's state, shaped like `params`.
-    teacher: a `TeacherState`, or () where the objective needs none.
+    teacher: a `TeacherState` (or `QuantisedTeacher`), or () where the objective needs none.
     rng: uint32 [2], the run's random key.
     """
 
@@ -40,7 +40,7 @@ def create_state(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=optimizer.init(params),
-        teacher=teacher.init(params) if teacher else (),
+        teacher=teacher.complete(teacher.init(params)) if teacher else (),
         rng=jax.random.key_data(jax.random.key(seed)),
     )
 
@@ -79,7 +79,12 @@ def abstract_state(
     )
     following = shapes.teacher
     if following:
-        following = TeacherState(place_params(following.params), place_all(following.count))
+        following = following._replace(
+            params=place_params(following.params), count=place_all(following.count)
+        )
+    if isinstance(following, QuantisedTeacher):
+        axes = tree_shardings(mesh, quantised_axes(config))
+        following = following._replace(quantised=jax.tree.map(place, following.quantised, axes))
     return TrainState(
         step=place_all(shapes.step),
         params=place_params(shapes.params),
@@ -87,6 +92,20 @@ def abstract_state(
         teacher=following,
         rng=place_all(shapes.rng),
     )
+
+
+def persistent_state(state: TrainState) -> TrainState:
+    """The part of a state that a checkpoint holds; `completed_state` adds the rest."""
+    return state._replace(teacher=persistent(state.teacher)) if state.teacher else state
+
+
+def completed_state(state: TrainState, like: TrainState, teacher: Follower | None) -> TrainState:
+    """The whole of a `persistent_state`, laid out like the abstract state `like`."""
+    if teacher is None or not isinstance(like.teacher, QuantisedTeacher):
+        return state
+    place = shardings_of(like.teacher)
+    complete = jax.jit(teacher.complete, donate_argnums=0, out_shardings=place)
+    return state._replace(teacher=complete(state.teacher))
 
 
 def shardings_of(tree: PyTree) -> PyTree:

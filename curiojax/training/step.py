@@ -1,17 +1,18 @@
 """One optimiser update as three jitted programs.
 
-    teacher_pass(teacher, batch)              -> targets   teacher's verdict per token, no gradient
+    teacher_pass(weights, batch)              -> targets   teacher's verdict per token, no gradient
     accumulate(params, sums, batch, targets)  -> sums      adds one micro-batch's gradient sums
     update(state, sums)                       -> state     divides once, clips, AdamW, teacher
 
-A step calls the first two once per micro-batch and the third once. `teacher` stands for whatever
+A step calls the first two once per micro-batch and the third once. `weights` are those of whatever
 the objective compares the student with: a teacher that follows it, an earlier student, or the base
-model. Objectives without one have no first program. An entropy bonus for the step's top tokens has
-`survey(params, batch) -> entropy` in its place, whose results for all micro-batches decide who gets
-it. How many micro-batches a step needs depends on how its records pack; keeping that count on the
-host means that nothing is recompiled for it (but for the sort that picks those top tokens). The
-teacher comes first because everything it contributes is a constant of the student's gradient:
-inside a rematerialised loss its head and its search would run twice.
+model. Where they are run in eight bits, a fourth program follows the update and quantises them anew
+if they have moved. Objectives without one have no first program. An entropy bonus for the step's
+top tokens has `survey(params, batch) -> entropy` in its place, whose results for all micro-batches
+decide who gets it. How many micro-batches a step needs depends on how its records pack; keeping
+that count on the host means that nothing is recompiled for it (but for the sort that picks those
+top tokens). The teacher comes first because everything it contributes is a constant of the
+student's gradient: inside a rematerialised loss its head and its search would run twice.
 
 Every program is compiled ahead of time for one fixed shape, so a change of shape is an error rather
 than a silent recompilation, and the memory it needs is known before the first step.
@@ -33,7 +34,8 @@ from curiojax.sharding import named_sharding
 from curiojax.training import statistics
 from curiojax.training.passes import select, survey, teacher_head, teacher_pass
 from curiojax.training.recipe import Batch, Recipe, chunks_of, head_of
-from curiojax.training.state import TrainState, shardings_of
+from curiojax.training.state import TrainState, persistent_state, shardings_of
+from curiojax.training.teacher import Follower, QuantisedTeacher, persistent, weights_run
 from curiojax.training.update import Scalars, Sums, add_sums, apply_update, empty_sums
 
 PyTree = Any
@@ -107,6 +109,8 @@ class Step:
       select: `(entropies, masks) -> selected`, lists with one [B, T] for each micro-batch. The only
         program that is compiled anew for another number of micro-batches; it is a sort.
       zeros: makes the empty sums.
+      requantise: `(TeacherState, quantised) -> quantised`; None where the teacher's pass is not run
+        in eight bits.
     """
 
     recipe: Recipe
@@ -116,9 +120,15 @@ class Step:
     accumulate: Callable
     update: Callable
     zeros: Callable
+    requantise: Callable | None = None
 
     def __call__(self, state: TrainState, batches: list[Batch]) -> tuple[TrainState, Scalars]:
-        return self.update(state, self.gradient_sums(state, batches))
+        new, scalars = self.update(persistent_state(state), self.gradient_sums(state, batches))
+        if self.requantise is not None:
+            # A program of its own, so that what it makes of given weights is always the same.
+            quantised = self.requantise(new.teacher, state.teacher.quantised)
+            new = new._replace(teacher=QuantisedTeacher(*new.teacher, quantised))
+        return new, scalars
 
     def gradient_sums(self, state: TrainState, batches: list[Batch]) -> Sums:
         """The sums of all micro-batches of a step."""
@@ -127,10 +137,11 @@ class Step:
         if self.survey is not None:
             entropies = [self.survey(state.params, batch) for batch in batches]
             selected = self.select(entropies, [batch["loss_mask"] for batch in batches])
+        weights = None if self.teacher_pass is None else weights_run(state.teacher)
         for index, batch in enumerate(batches):
             targets = None
             if self.teacher_pass is not None:
-                targets = self.teacher_pass(state.teacher.params, batch)
+                targets = self.teacher_pass(weights, batch)
                 targets |= teacher_head(self.recipe, state.teacher.params)
             elif selected is not None:
                 targets = {"selected": selected[index]}
@@ -145,6 +156,7 @@ class Step:
             "survey": self.survey,
             "accumulate": self.accumulate,
             "update": self.update,
+            "requantise": self.requantise,
         }
         return {name: program for name, program in programs.items() if program is not None}
 
@@ -162,14 +174,16 @@ def compile_step(recipe: Recipe) -> Step:
     chosen = recipe.selection
 
     with jax.set_mesh(recipe.mesh):
-        targets = run_teacher = run_survey = None
+        targets = run_teacher = run_survey = requantise = None
         if recipe.teacher is not None:
             lowered = jax.jit(lambda p, b: teacher_pass(recipe, p, b), out_shardings=by_row).lower(
-                state.teacher.params, batch
+                weights_run(state.teacher), batch
             )
             run_teacher = lowered.compile()
             targets = _with_sharding(lowered.out_info, by_row)
             targets |= teacher_head(recipe, state.teacher.params)
+            if isinstance(state.teacher, QuantisedTeacher):
+                requantise = _compile_requantise(recipe.teacher, state.teacher)
         elif chosen is not None and chosen.scope == "batch":
             lowered = jax.jit(lambda p, b: survey(recipe, p, b), out_shardings=by_row).lower(
                 state.params, batch
@@ -202,16 +216,23 @@ def compile_step(recipe: Recipe) -> Step:
             .lower(state.params, sums, batch, targets)
             .compile()
         )
+        kept = persistent_state(state)
         update = (
             jax.jit(
                 lambda state, sums: apply_update(recipe, state, sums),
                 donate_argnums=0,
-                out_shardings=(shardings_of(state), replicated),
+                out_shardings=(shardings_of(kept), replicated),
             )
-            .lower(state, sums)
+            .lower(kept, sums)
             .compile()
         )
-    return Step(recipe, run_teacher, run_survey, run_select, accumulate, update, zeros)
+    return Step(recipe, run_teacher, run_survey, run_select, accumulate, update, zeros, requantise)
+
+
+def _compile_requantise(follower: Follower, teacher: QuantisedTeacher) -> Callable:
+    shardings = shardings_of(teacher.quantised)
+    run = jax.jit(follower.requantise, donate_argnums=1, out_shardings=shardings)
+    return run.lower(persistent(teacher), teacher.quantised).compile()
 
 
 def _with_sharding(tree: PyTree, sharding: jax.sharding.Sharding) -> PyTree:

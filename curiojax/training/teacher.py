@@ -8,13 +8,16 @@ with other numbers; which of them a run keeps follows from its objective.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from curiojax import models
 from curiojax.config import RunConfig
+from curiojax.models import ModelConfig
 from curiojax.objectives import Curio, Kl, Psft, RatioObjective
 
 PyTree = Any
@@ -31,20 +34,63 @@ class TeacherState(NamedTuple):
     count: jax.Array
 
 
+class QuantisedTeacher(NamedTuple):
+    """A `TeacherState` whose pass is run in eight bits.
+
+    Attributes:
+    params, count: as in `TeacherState`; what a checkpoint holds.
+    quantised: what follows from `params`, kept because it changes as rarely as they do (see
+      `curiojax.models.quantise_params`).
+    """
+
+    params: PyTree
+    count: jax.Array
+    quantised: PyTree
+
+
+AnyTeacher = TeacherState | QuantisedTeacher
+
+
 class Follower(NamedTuple):
     """Attributes:
     init: `params -> TeacherState`.
     update: `(params, TeacherState) -> TeacherState`, after every update of the student.
     every: updates between two moves; None: it never moves.
+    quantise: `params -> quantised`, where its pass is run in eight bits.
     """
 
     init: Callable[[PyTree], TeacherState]
     update: Callable[[PyTree, TeacherState], TeacherState]
     every: int | None
+    quantise: Callable[[PyTree], PyTree] | None = None
 
-    def lag(self, state: TeacherState) -> jax.Array:
+    def lag(self, state: AnyTeacher) -> jax.Array:
         """Updates since the follower last moved, int32 []."""
         return state.count if self.every is None else state.count % self.every
+
+    def complete(self, state: TeacherState) -> AnyTeacher:
+        """The state with all that a pass needs; quantises at once."""
+        if self.quantise is None:
+            return state
+        return QuantisedTeacher(*state, self.quantise(state.params))
+
+    def requantise(self, state: TeacherState, quantised: PyTree) -> PyTree:
+        """What `complete` would give after an `update`, made anew only if the follower moved."""
+        assert self.quantise is not None
+        old = lambda params: quantised  # noqa: E731
+        return jax.lax.cond(self.lag(state) == 0, self.quantise, old, state.params)
+
+
+def persistent(state: AnyTeacher) -> TeacherState:
+    """The part of a follower's state that nothing else gives."""
+    return TeacherState(state.params, state.count)
+
+
+def weights_run(state: AnyTeacher) -> PyTree:
+    """The weights that the follower's pass is run with."""
+    if isinstance(state, QuantisedTeacher):
+        return models.with_quantised(state.params, state.quantised)
+    return state.params
 
 
 def ema_teacher(step_size: float = 0.99, every: int | None = 5) -> Follower:
@@ -97,14 +143,18 @@ def frozen_reference() -> Follower:
     return ema_teacher(every=None)
 
 
-def follower_of(config: RunConfig) -> Follower | None:
+def follower_of(config: RunConfig, model: ModelConfig) -> Follower | None:
     """What the run's objective compares the student with; None where that is nothing."""
-    objective = config.objective
+    objective, precision = config.objective, config.teacher.precision
     if not objective.needs_teacher:
         return None
     match objective:
         case Curio():
-            return ema_teacher(config.teacher.step_size, config.teacher.every)
+            teacher = ema_teacher(config.teacher.step_size, config.teacher.every)
+            if precision == "same":
+                return teacher
+            quantise = partial(models.quantise_params, config=model, precision=precision)
+            return teacher._replace(quantise=quantise)
         case Kl() | RatioObjective():
             return frozen_reference()
         case Psft():

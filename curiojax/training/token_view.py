@@ -13,6 +13,7 @@ from curiojax.training.passes import teacher_head, teacher_pass
 from curiojax.training.recipe import Recipe
 from curiojax.training.state import TrainState
 from curiojax.training.step import summed_loss
+from curiojax.training.teacher import weights_run
 
 SHOWN = (
     "entropy",
@@ -52,7 +53,7 @@ def token_view(
     def score(state: TrainState, batch):
         targets = None
         if recipe.teacher is not None:
-            targets = teacher_pass(recipe, state.teacher.params, batch)
+            targets = teacher_pass(recipe, weights_run(state.teacher), batch)
             targets |= teacher_head(recipe, state.teacher.params)
         _, tokens = summed_loss(recipe, state.params, batch, targets)
         return tokens
