@@ -53,7 +53,9 @@ SFT_ONLY = (*ONLY_IN["sft"], "objective", "data.max_response_tokens")
 
 def run_comparison(config: RunConfig) -> None:
     """Trains every run of `config.compare`, evaluates them and the base, and writes the report."""
-    _world(config)
+    for kind, count in _world(config).prompts.items():
+        if count:
+            embedded(config).kind(kind)
     keep_freed_memory()
     unsaid = parse_config({"preset": config.preset}).objective
     for field, given in (
@@ -90,7 +92,17 @@ def run_comparison(config: RunConfig) -> None:
     rows = [[name, *(scores.get(key) for key in keys)] for name, scores in known.items()]
 
     if jax.process_index() == 0:
-        show(config, _world(config), directory, rows, results)
+        world = embedded(config)
+        kinds = {kind.name: kind.title for kind in world.kinds}
+        show(
+            config,
+            _world(config),
+            directory,
+            rows,
+            results,
+            world_title=world.title,
+            kinds=kinds,
+        )
 
 
 def train(run: RunConfig, *, name: str, details: bool) -> Result:

@@ -115,6 +115,19 @@ def test_other_limits_compile_nothing(sampler):
     assert [program._cache_size() for program in PROGRAMS] == before
 
 
+def test_rings_of_one_size():
+    """Beginnings of every length, in a context of 1024 + 8192 tokens: one size of ring."""
+    random = np.random.default_rng(1)
+    sizes = set()
+    for _ in range(200):
+        prompts, given = random.integers(50, 1024, 64), random.integers(1, 8192, 64)
+        longest = schedule.longest_ring((prompts + given).tolist(), (8192 - given).tolist())
+        assert longest >= (prompts + 8192).max()
+        sizes.add(longest)
+    assert len(sizes) == 1 and max(sizes) <= 1024 + 8192 + 512
+    assert schedule.longest_ring([9, 5], [72, 72]) == 80
+
+
 def test_long_beginnings_do_not_lengthen_the_ring():
     """A prompt that leaves room for few tokens is not prefilled beside one with room for many."""
     prompts = [[1] * 20] * 8 + [[1] * n for n in (40, 70, 100, 190)]
