@@ -25,7 +25,7 @@ if __name__ != "__main__":  # imported by a test
 
 from curiojax import folders, progress
 from curiojax.config import RunConfig, load_config, read_yaml
-from curiojax.data.worlds import WORLDS
+from curiojax.data.worlds import WORLDS, embedded_world
 from curiojax.errors import ConfigError, exit_on_config_error
 from curiojax.yaml_files import find_config
 from reproduction import crew, paper_scale
@@ -119,8 +119,8 @@ def read_configs(files: list[str] | None) -> dict[str, tuple[Path, RunConfig]]:
     found: dict[str, tuple[Path, RunConfig]] = {}
     for name in files or CONFIGS:
         path = find_config(name)
-        if not files and read_yaml(path).get("world", {}).get("name") not in WORLDS:
-            continue  # not built yet
+        if not files and not is_built(read_yaml(path)["world"]["name"]):
+            continue
         config = load_config(path)
         if config.world is None:
             raise ConfigError(f"--config: {path} has no world; see {CONFIGS[0]}")
@@ -131,6 +131,11 @@ def read_configs(files: list[str] | None) -> dict[str, tuple[Path, RunConfig]]:
             )
         found[config.world.name] = (path, config)
     return found
+
+
+def is_built(world: str) -> bool:
+    """Whether there is a base model to start from."""
+    return world in WORLDS and (embedded_world(world).base_model / "config.json").is_file()
 
 
 def claim(output: Path) -> Path:

@@ -54,7 +54,9 @@ READS: dict[str, tuple[tuple[str, Sequence[str | None], Sequence[str]], ...]] = 
         (MODCHAIN, (None,), (BASE, *TABLE1)),
     ),
     "table2": ((COUNTDOWN, SETS, (BASE, *TABLE2, *BEYOND)),),
-    "table3": ((COUNTDOWN, (MAIN,), (BASE, VANILLA, "grpo", *with_grpo(AFTER_SFT), *HYBRIDS)),),
+    "table3": (
+        (COUNTDOWN, (MAIN,), (BASE, VANILLA, "grpo", *with_grpo((*AFTER_SFT, WARM_UP)), *HYBRIDS)),
+    ),
     "table4": (
         (COUNTDOWN, (MAIN,), (BASE, *BACKBONES, *with_grpo(BACKBONES))),
         (MODCHAIN, (None,), (BASE, *BACKBONES, LOW_LR, "base-kl-0.3", *with_grpo(BACKBONES))),
