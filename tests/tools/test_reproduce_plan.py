@@ -3,6 +3,7 @@
 import shlex
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from curiojax import quickstart
@@ -13,7 +14,7 @@ from curiojax.evaluation.settings import load_settings
 from curiojax.objectives import POLICY_OBJECTIVES
 from curiojax.rewards.countdown import parse_ground_truth
 from reproduction import paper
-from reproduction.paper_runs import hours, paper_runs
+from reproduction.paper_runs import hours, paper_runs, state_gigabytes
 from reproduction.plan import BASE, HYBRIDS, SETS, TARGETS, plan
 
 ROOT = Path(__file__).parents[2]
@@ -80,11 +81,11 @@ def test_every_entry_of_a_config_is_a_run(file, tmp_path):
     if "luffy" in names:
         hybrid = quickstart.member(small, "luffy", tmp_path)
         assert hybrid.data.path != quickstart.member(small, "grpo", tmp_path).data.path
+        # A run may draw other data than the others.
+        assert pq.read_table(hybrid.data.path).num_rows == 5500
 
 
 def test_hybrids_see_demonstrations_of_easy_problems_only(config, tmp_path):
-    import pyarrow.parquet as pq
-
     world = config.world.model_copy(update={"num_prompts": 40, "hard_share": 0.75})
     small = config.model_copy(update={"world": world})
     path = quickstart.prompts_file(small, tmp_path, with_demonstrations=True)
@@ -146,3 +147,12 @@ def test_expected_hours_follow_the_arithmetic():
     )
     assert hours(runs["base"]) == pytest.approx(evaluation / 3600)
     assert hours(runs["curio"]) > 1.2 * hours(runs["vanilla"])  # the teacher's forward pass
+
+
+def test_memory_is_that_of_the_weights_and_their_copies():
+    runs = {run.name: run for run in paper_runs(["table3"], 1)}
+    weights = 7.615e9  # of Qwen2.5-Math-7B
+    assert state_gigabytes(runs["vanilla"]) == pytest.approx(4 * 4 * weights / 8 / 1e9, rel=0.01)
+    assert state_gigabytes(runs["curio"]) == pytest.approx(4 * 5 * weights / 8 / 1e9, rel=0.01)
+    assert state_gigabytes(runs["curio+grpo"]) == pytest.approx(4 * 4 * weights / 4e9, rel=0.01)
+    assert state_gigabytes(runs["base"]) is None
