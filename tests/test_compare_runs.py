@@ -131,7 +131,7 @@ def test_a_checkpoint_is_evaluated_as_its_export_is(compared, monkeypatch):
     copy = run.with_name("copy")
     shutil.copytree(run, copy)
     (copy / "evaluation.json").unlink()
-    comparison._evaluate(config, copy, 6, last=7)  # from `checkpoints`, not from `hf`
+    comparison.evaluate_step(config, copy, 6, last=7)  # from `checkpoints`, not from `hf`
     assert read_evaluations(copy)[6] == exported
     shutil.rmtree(copy)
 

@@ -24,6 +24,7 @@ from curiojax.training.passes import teacher_head
 from curiojax.training.plan import check_fit
 from curiojax.training.policy_step import PolicyStep, compile_policy_step
 from curiojax.training.recipe import Recipe
+from curiojax.training.state import persistent_state
 from curiojax.training.step import Step, compile_step
 
 # Per device, for what no compiler sees: NCCL's buffers, cuDNN, the CUDA context and gaps between
@@ -45,6 +46,8 @@ class ProgramPlan:
         temporaries, and outputs that do not take the place of an input.
       flops: of matrix products, loops counted as often as they run; kernels of libraries are not
         seen.
+      eight_bit_flops: those among `flops` that multiply eight-bit numbers, where the target's
+        compiler leaves them eight bits.
       xla_flops: by XLA's cost analysis, which counts the body of a loop once; None where XLA has
         none for the target.
       collectives: by kind.
@@ -60,6 +63,7 @@ class ProgramPlan:
     activations: int
     generated_code: int
     flops: int
+    eight_bit_flops: int
     xla_flops: float | None
     collectives: Mapping[str, anatomy.Traffic]
     head_passes: float
@@ -69,6 +73,11 @@ class ProgramPlan:
     @property
     def own(self) -> int:
         return self.temporaries + self.outputs - self.aliased
+
+    @property
+    def bfloat16_flops(self) -> float:
+        """As many FLOPs with bfloat16 would take the chip the same time."""
+        return self.flops - self.eight_bit_flops / 2
 
     @property
     def sent_bytes(self) -> int:
@@ -82,7 +91,8 @@ class Plan:
 
     Attributes:
       kept: bytes of what is there during a whole step, by kind: exact.
-      programs: what runs once per micro-batch, and `update`, once per step.
+      programs: what runs once per micro-batch; once per step, `update` and, for a teacher that is
+        run in eight bits, `requantise`.
       tokens: of a micro-batch, over all devices, padding included.
       model_flops: of a micro-batch, over all devices.
     """
@@ -126,12 +136,14 @@ class Plan:
 
     @property
     def per_microbatch(self) -> list[ProgramPlan]:
-        return [program for name, program in self.programs.items() if name != "update"]
+        per_step = ("update", "requantise")
+        return [program for name, program in self.programs.items() if name not in per_step]
 
     @property
     def compute_seconds(self) -> float:
         """Of a micro-batch's matrix products at the chip's peak."""
-        return sum(program.flops for program in self.per_microbatch) / self.target.chip.flops
+        flops = sum(program.bfloat16_flops for program in self.per_microbatch)
+        return flops / self.target.chip.flops
 
     @property
     def link_seconds(self) -> float:
@@ -194,7 +206,8 @@ def state_bytes(recipe: Recipe) -> dict[str, int]:
     return {
         "parameters": num_bytes(state.params),
         "optimiser": num_bytes(state.opt_state),
-        "teacher": num_bytes(state.teacher),
+        "teacher": num_bytes(persistent_state(state).teacher),
+        "quantised": num_bytes(getattr(state.teacher, "quantised", ())),
         "gradients": num_bytes(state.params),
     }
 
@@ -216,6 +229,7 @@ def _look(recipe: Recipe, compiled: Any) -> ProgramPlan:
         activations=min(saved, int(memory.temp_size_in_bytes)),
         generated_code=int(memory.generated_code_size_in_bytes),
         flops=anatomy.executed_flops(program),
+        eight_bit_flops=anatomy.executed_flops(program, eight_bit=True),
         xla_flops=_xla_flops(compiled),
         collectives=anatomy.collectives(program),
         head_passes=anatomy.head_passes(program, vocab, hidden, tokens),

@@ -19,6 +19,7 @@ KINDS = {
     "parameters": "parameters",
     "optimiser": "optimiser",
     "teacher": "teacher",
+    "quantised": "teacher's eight-bit layers",
     "gradients": "gradient sums",
     "batch": "micro-batch and statistics",
     "activations": "saved activations",
@@ -105,6 +106,7 @@ def _program(program: ProgramPlan) -> dict[str, Any]:
         "activation_bytes": program.activations,
         "generated_code_bytes": program.generated_code,
         "flops": program.flops,
+        "eight_bit_flops": program.eight_bit_flops,
         "xla_flops": program.xla_flops,
         "collectives": {kind: t._asdict() for kind, t in program.collectives.items()},
         "head_passes": round(program.head_passes, 3),
@@ -156,6 +158,8 @@ def _floor(plan: Plan) -> Mapping[str, str]:
     if len(counted) == len(xla):
         total = f"{sum(counted) * plan.devices:.3g}"
         shown["XLA's cost analysis (counts a loop's body once)"] = total
+    if teacher := plan.programs.get("teacher_pass"):
+        shown["of them the teacher's"] = _teacher(plan, teacher)
     if plan.model.attention == "cudnn":
         shown["not counted"] = "the attention inside cuDNN"
     return shown | {
@@ -164,6 +168,15 @@ def _floor(plan: Plan) -> Mapping[str, str]:
         "tokens per second, at most": f"{plan.tokens_per_second:,.0f}; "
         f"{plan.tokens_per_second / plan.devices:,.0f} per device",
     }
+
+
+def _teacher(plan: Plan, program: ProgramPlan) -> str:
+    total, seconds = program.flops * plan.devices, program.bfloat16_flops / plan.target.chip.flops
+    text = f"{total:.3g}, at least {seconds:.3f} s"
+    if plan.config.teacher.precision == "same":
+        return text
+    share = program.eight_bit_flops / program.flops
+    return f"{text}; {share:.0%} in {plan.config.teacher.precision}, at twice the speed"
 
 
 def _verdict(plan: Plan, memory: float) -> str:

@@ -116,17 +116,18 @@ class World(Section):
     """An embedded, generated task with its own tokenizer, base model and verifier.
 
     Attributes:
-      name: only `countdown`.
+      name: `countdown` (reach a target from four numbers) or `modchain` (work out an expression
+        modulo 10, line by line).
       demonstrations: the expert set, e.g. `two 0.2`: two canonical strategies, the second in 20 %.
       num_demonstrations: its size.
       num_prompts: problems that RL samples answers to; not those of the evaluation.
       hard_share: how many of them are hard, as a share.
       id_prompts, hard_prompts, longer_prompts: held-out problems in the evaluation: like those of
-        the demonstrations, hard, and beyond what any training data have. 0: none.
+        the demonstrations, hard, and longer than in any training data (`modchain` only).
       samples: completions per problem in the evaluation.
     """
 
-    name: Literal["countdown"] = "countdown"
+    name: Literal["countdown", "modchain"] = "countdown"
     demonstrations: str = "two 0.2"
     num_demonstrations: int = Field(default=4000, gt=0)
     num_prompts: int = Field(default=2000, gt=0)

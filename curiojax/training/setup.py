@@ -13,8 +13,10 @@ import numpy as np
 
 from curiojax import models, progress
 from curiojax.config import RunConfig
+from curiojax.data.encoding import tokenizer_fingerprint
 from curiojax.data.pipeline import SupervisedData, build_dataset
 from curiojax.data.prompts import PromptData, build_prompts
+from curiojax.distributed import agree
 from curiojax.errors import ConfigError
 from curiojax.evaluation.benchmarks import load_benchmark, parse_entries
 from curiojax.evaluation.questions import Benchmark
@@ -74,6 +76,16 @@ def build_data(config: RunConfig, tokenizer: Any) -> SupervisedData:
     for warning in data.warnings:
         say(f"warning: {warning}")
     return data
+
+
+def check_contents(model_fingerprint: str, tokenizer: Any, data_fingerprint: str) -> None:
+    """Raises a `ConfigError` when the processes of a run have read different things."""
+    facts = {
+        "model.path": model_fingerprint[:16],
+        "model.path (tokenizer)": tokenizer_fingerprint(tokenizer)[:16],
+        "data.path": data_fingerprint[:16],
+    }
+    agree("contents", facts, "copy the same files to every host, or name a place all of them share")
 
 
 def build_prompt_data(config: RunConfig, tokenizer: Any, grader: RewardPool) -> PromptData:

@@ -7,9 +7,9 @@ from pathlib import Path
 from curiojax.data.worlds.interface import EmbeddedWorld
 from curiojax.errors import ConfigError
 
-# The shipped base model of the Countdown world: a Hugging Face checkpoint with its tokenizer.
+# The shipped base model of Countdown, the quickstart's world: a checkpoint with its tokenizer.
 BASE_MODEL = Path(__file__).parent / "countdown_base"
-WORLDS = ("countdown",)
+WORLDS = ("countdown", "modchain")
 
 
 def embedded_world(name: str) -> EmbeddedWorld:
@@ -22,4 +22,8 @@ def embedded_world(name: str) -> EmbeddedWorld:
         from curiojax.data.worlds.demonstrations import COUNTDOWN
 
         return COUNTDOWN
+    if name == "modchain":
+        from curiojax.data.worlds.modchain_demonstrations import MODCHAIN
+
+        return MODCHAIN
     raise ConfigError(f"world.name: {name!r} is unknown; choose one of {', '.join(WORLDS)}")

@@ -113,8 +113,8 @@ class EmbeddedWorld:
             if kind.name == name:
                 return kind
         raise ConfigError(
-            f"world: {self.name} has no {name!r} problems; "
-            f"choose among {', '.join(kind.name for kind in self.kinds)}"
+            f"world.{name}_prompts: {self.name} has no {name} problems, only "
+            f"{' and '.join(kind.name for kind in self.kinds)}; set it to 0"
         )
 
 
