@@ -17,6 +17,7 @@ from curiojax.models import ModelConfig
 from curiojax.planning import anatomy
 from curiojax.planning.flops import model_flops
 from curiojax.planning.hlo import parse
+from curiojax.planning.overlap import Overlap, overlap
 from curiojax.planning.target import Target, without_a_device
 from curiojax.sharding import make_mesh, num_batch_shards
 from curiojax.training.memory import num_bytes
@@ -51,6 +52,7 @@ class ProgramPlan:
       xla_flops: by XLA's cost analysis, which counts the body of a loop once; None where XLA has
         none for the target.
       collectives: by kind.
+      overlap: how much of them the schedule puts beside matrix products.
       head_passes: products of all tokens with the LM head: 1 without a gradient, 3 with one.
       widest_sort: length of the longest axis that is sorted.
       logits_at_once: tokens whose scores over the vocabulary exist at the same time.
@@ -66,6 +68,7 @@ class ProgramPlan:
     eight_bit_flops: int
     xla_flops: float | None
     collectives: Mapping[str, anatomy.Traffic]
+    overlap: Overlap
     head_passes: float
     widest_sort: int
     logits_at_once: int
@@ -232,6 +235,7 @@ def _look(recipe: Recipe, compiled: Any) -> ProgramPlan:
         eight_bit_flops=anatomy.executed_flops(program, eight_bit=True),
         xla_flops=_xla_flops(compiled),
         collectives=anatomy.collectives(program),
+        overlap=overlap(program),
         head_passes=anatomy.head_passes(program, vocab, hidden, tokens),
         widest_sort=anatomy.widest_sort(program),
         logits_at_once=anatomy.logits_at_once(program, vocab, {hidden, hidden // shape["fsdp"]}),

@@ -109,6 +109,7 @@ def _program(program: ProgramPlan) -> dict[str, Any]:
         "eight_bit_flops": program.eight_bit_flops,
         "xla_flops": program.xla_flops,
         "collectives": {kind: t._asdict() for kind, t in program.collectives.items()},
+        "overlap": program.overlap._asdict(),
         "head_passes": round(program.head_passes, 3),
         "widest_sort": program.widest_sort,
         "logits_at_once": program.logits_at_once,
@@ -164,7 +165,7 @@ def _floor(plan: Plan) -> Mapping[str, str]:
         shown["not counted"] = "the attention inside cuDNN"
     return shown | {
         "compute, at least": f"{plan.compute_seconds:.3f} s",
-        "NVLink, at least": f"{plan.link_seconds:.3f} s",
+        "NVLink, at least": f"{plan.link_seconds:.3f} s{_hidden(plan)}",
         "tokens per second, at most": f"{plan.tokens_per_second:,.0f}; "
         f"{plan.tokens_per_second / plan.devices:,.0f} per device",
     }
@@ -177,6 +178,14 @@ def _teacher(plan: Plan, program: ProgramPlan) -> str:
         return text
     share = program.eight_bit_flops / program.flops
     return f"{text}; {share:.0%} in {plan.config.teacher.precision}, at twice the speed"
+
+
+def _hidden(plan: Plan) -> str:
+    total = sum(program.overlap.bytes for program in plan.per_microbatch)
+    if not total or not plan.target.exact:
+        return ""
+    hidden = sum(program.overlap.behind_products for program in plan.per_microbatch)
+    return f"; {hidden / total:.0%} of the bytes are sent beside matrix products"
 
 
 def _verdict(plan: Plan, memory: float) -> str:
