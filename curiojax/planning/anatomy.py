@@ -45,7 +45,7 @@ def collectives(program: Program) -> dict[str, Traffic]:
 
 
 def payload(operation: Operation, inputs: list[tuple[Array, ...]]) -> list[int]:
-    """Bytes of each array that a collective sends: the larger of what goes in and what comes out."""
+    """Bytes of each array that is sent: the larger of what goes in and what comes out."""
     given = [array.bytes for arrays in inputs for array in arrays]
     made = [array.bytes for array in operation.result]
     # A started operation may list its inputs before its outputs.

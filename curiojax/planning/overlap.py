@@ -35,7 +35,7 @@ def overlap(program: Program) -> Overlap:
         return any(multiplies(operation) for operation in body.values())
 
     def multiplies(operation: Operation) -> bool:
-        if operation.kind == "dot" or "custom_call_target=\"__cu" in operation.text:
+        if operation.kind == "dot" or 'custom_call_target="__cu' in operation.text:
             return True
         return any(has_product(name) for name, _ in called(operation))
 

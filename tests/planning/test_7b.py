@@ -124,7 +124,7 @@ def test_flops_have_a_closed_form(for_h100):
 
 @pytest.mark.aot
 def test_communication_is_beside_computation(for_h100):
-    """Without any flag. The rest waits for nothing much: each loop's first gather, and the head."""
+    """Without any flag. The rest is each layer's first gather, and the head with its gradient."""
     found = for_h100("model.remat=full")["programs"]
     for name in ("teacher_pass", "accumulate"):
         overlap, traffic = found[name]["overlap"], found[name]["collectives"]
