@@ -22,6 +22,8 @@ KINDS = {
     "quantised": "teacher's eight-bit layers",
     "gradients": "gradient sums",
     "batch": "micro-batch and statistics",
+    "sampler_weights": "sampler's weights",
+    "sampler_cache": "sampler's keys and values",
     "activations": "saved activations",
     "temporaries": "temporaries",
     "generated_code": "generated code",
@@ -83,7 +85,7 @@ def _measured(plan: Plan) -> dict[str, Any]:
         **_setting(plan),
         "bytes_per_device": plan.bytes_by_kind,
         "peak_bytes": plan.peak,
-        "peak_in": plan.largest_program,
+        "peak_in": plan.peak_in,
         "reserve_bytes": int(RESERVE),
         "fits": {name: plan.fits(chip.memory) for name, chip in CHIPS.items()},
         "microbatch": {
@@ -132,7 +134,7 @@ def show(plan: Plan, source: str, asked: str) -> None:
         },
     )
     kinds = {KINDS[name]: format_bytes(n) for name, n in plan.bytes_by_kind.items() if n}
-    kinds["peak"] = f"{format_bytes(plan.peak)}, in {plan.largest_program}"
+    kinds["peak"] = f"{format_bytes(plan.peak)}, in {plan.peak_in}"
     kinds |= {
         f"fits {chip.memory / 1e9:.0f} GB": _verdict(plan, chip.memory) for chip in CHIPS.values()
     }
