@@ -115,6 +115,8 @@ def _demonstrations(config: RunConfig, prompts: PromptData) -> dict[str, str]:
         return {}
     tokens = sum(len(found) for found in prompts.demonstrations if found)
     role = "beside the completions" if objective.stands_beside else "one of the completions"
+    if objective.continues_demonstrations:
+        role = f"the beginning of {role}"
     count = prompts.num_demonstrations
     return {"demonstrations": f"{count:,} of {len(prompts):,} prompts, {tokens:,} tokens; {role}"}
 
