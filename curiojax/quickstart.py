@@ -140,9 +140,7 @@ def member(config: RunConfig, name: str, directory: Path) -> RunConfig:
             data["suppressed_path"] = str(wrong_samples_file(config, directory))
     ours = {
         "output_dir": str(folder(directory, name)),
-        "model": {
-            "path": str(folder(directory, start) / "hf" if start else embedded(config).base_model)
-        },
+        "model": {"path": str(folder(directory, start) / "hf" if start else base_model(config))},
         "data": data,
     }
     return parse_config(merge(merge(values, overrides), ours))
@@ -190,7 +188,7 @@ def wrong_samples_file(config: RunConfig, directory: Path) -> Path:
     world, count = embedded(config), _world(config).num_demonstrations
     path = directory / f"wrong-samples-{world.name}-{count}-{config.seed}.jsonl"
     if not path.is_file():
-        model, params = models.load_pretrained(world.base_model, dtype=jnp.float32)
+        model, params = models.load_pretrained(base_model(config), dtype=jnp.float32)
         tokenizer = load_tokenizer(str(world.base_model))
         with progress.status("sampling wrong answers of the base model"):
             found = wrong_samples(world, params, model, tokenizer, count=count, seed=config.seed)
@@ -244,6 +242,11 @@ def score(config: RunConfig, model: ModelConfig, params: Any, name: str) -> dict
 def embedded(config: RunConfig) -> EmbeddedWorld:
     """The world that a comparison is made in."""
     return embedded_world(_world(config).name)
+
+
+def base_model(config: RunConfig) -> Path:
+    """What runs start from: `model.path`, which has the world's tokenizer, or the shipped one."""
+    return Path(config.model.path) if config.model.path else embedded(config).base_model
 
 
 def keep_freed_memory() -> None:

@@ -24,7 +24,8 @@ if __name__ != "__main__":  # imported by a test
     sys.path.insert(0, str(Path(__file__).parent))
 
 from curiojax import folders, progress
-from curiojax.config import RunConfig, load_config
+from curiojax.config import RunConfig, load_config, read_yaml
+from curiojax.data.worlds import WORLDS, embedded_world
 from curiojax.errors import ConfigError, exit_on_config_error
 from curiojax.yaml_files import find_config
 from reproduction import crew, paper_scale
@@ -33,7 +34,7 @@ from reproduction.findings import write_readme
 from reproduction.plan import TARGETS, plan
 from reproduction.records import load
 
-CONFIGS = ("configs/reproduce/laptop.yaml",)
+CONFIGS = ("configs/reproduce/laptop.yaml", "configs/reproduce/laptop_modchain.yaml")
 MARKER = "reproduction.json"
 
 
@@ -118,11 +119,23 @@ def read_configs(files: list[str] | None) -> dict[str, tuple[Path, RunConfig]]:
     found: dict[str, tuple[Path, RunConfig]] = {}
     for name in files or CONFIGS:
         path = find_config(name)
+        if not files and not is_built(read_yaml(path)["world"]["name"]):
+            continue
         config = load_config(path)
         if config.world is None:
             raise ConfigError(f"--config: {path} has no world; see {CONFIGS[0]}")
+        if config.world.name in found:
+            raise ConfigError(
+                f"--config: {path} and {found[config.world.name][0]} are of the same world; give "
+                "each an --output of its own"
+            )
         found[config.world.name] = (path, config)
     return found
+
+
+def is_built(world: str) -> bool:
+    """Whether there is a base model to start from."""
+    return world in WORLDS and (embedded_world(world).base_model / "config.json").is_file()
 
 
 def claim(output: Path) -> Path:

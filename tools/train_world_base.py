@@ -53,7 +53,7 @@ def model_config(data: BaseData) -> ModelConfig:
         num_kv_heads=4,
         head_dim=16,
         intermediate_size=192,
-        max_position_embeddings=data.longest,
+        max_position_embeddings=64,
         tie_word_embeddings=True,
         attention_bias=True,
         eos_token_ids=(data.eos_id,),

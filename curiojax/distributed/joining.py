@@ -90,7 +90,7 @@ def _is_communication(error: BaseException) -> bool:
 
 
 def _join(settings: Settings) -> Group:
-    index, count, address = settings.process_id, settings.num_processes, settings.coordinator
+    index, count, address = settings.process_id, settings.num_processes or 0, settings.coordinator
     until = time.monotonic() + settings.join_seconds
     if index:
         sys.stderr = Prefixed(sys.stderr, f"process {index}: ")
@@ -163,17 +163,18 @@ def _why_not(settings: Settings, error: Exception, log: str) -> str:
             f"distributed.coordinator: auto, but JAX finds no way to join here ({first}); give "
             "HOST:PORT, distributed.num_processes and distributed.process_id"
         )
+    count = settings.num_processes or 0
     waited = f"within {settings.join_seconds} s (distributed.join_seconds)"
     if missing := native.missing_processes(log):
         names = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
         what = "process" if len(missing) == 1 else "processes"
         return (
-            f"distributed.num_processes: {what} {names} of {settings.num_processes} did not come "
-            f"{waited}; start all of them, with process_id from 0 to {settings.num_processes - 1}"
+            f"distributed.num_processes: {what} {names} of {count} did not come {waited}; "
+            f"start all of them, with process_id from 0 to {count - 1}"
         )
     return (
-        f"distributed.num_processes: the {settings.num_processes} processes did not come together "
-        f"at {settings.coordinator} {waited}; start all of them, each with its own process_id"
+        f"distributed.num_processes: the {count} processes did not come together at "
+        f"{settings.coordinator} {waited}; start all of them, each with its own process_id"
     )
 
 

@@ -31,7 +31,7 @@ def collectives(program: Program) -> dict[str, Traffic]:
     for operation, computation, times in program.operations():
         kind = operation.kind.removesuffix("-start")
         if kind in COLLECTIVES:
-            sizes = _payload(operation, program.inputs(operation, computation))
+            sizes = payload(operation, program.inputs(operation, computation))
             found.setdefault(kind, []).extend((size, times) for size in sizes)
     return {
         kind: Traffic(
@@ -44,8 +44,8 @@ def collectives(program: Program) -> dict[str, Traffic]:
     }
 
 
-def _payload(operation: Operation, inputs: list[tuple[Array, ...]]) -> list[int]:
-    """Bytes of each array communicated: the larger of what goes in and what comes out."""
+def payload(operation: Operation, inputs: list[tuple[Array, ...]]) -> list[int]:
+    """Bytes of each array that is sent: the larger of what goes in and what comes out."""
     given = [array.bytes for arrays in inputs for array in arrays]
     made = [array.bytes for array in operation.result]
     # A started operation may list its inputs before its outputs.

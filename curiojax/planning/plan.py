@@ -17,9 +17,10 @@ from curiojax.models import ModelConfig
 from curiojax.planning import anatomy
 from curiojax.planning.flops import model_flops
 from curiojax.planning.hlo import parse
+from curiojax.planning.overlap import Overlap, overlap
 from curiojax.planning.target import Target, without_a_device
 from curiojax.sharding import make_mesh, num_batch_shards
-from curiojax.training.memory import num_bytes
+from curiojax.training.memory import num_bytes, sampler_bytes
 from curiojax.training.passes import teacher_head
 from curiojax.training.plan import check_fit
 from curiojax.training.policy_step import PolicyStep, compile_policy_step
@@ -51,6 +52,7 @@ class ProgramPlan:
       xla_flops: by XLA's cost analysis, which counts the body of a loop once; None where XLA has
         none for the target.
       collectives: by kind.
+      overlap: how much of them the schedule puts beside matrix products.
       head_passes: products of all tokens with the LM head: 1 without a gradient, 3 with one.
       widest_sort: length of the longest axis that is sorted.
       logits_at_once: tokens whose scores over the vocabulary exist at the same time.
@@ -66,6 +68,7 @@ class ProgramPlan:
     eight_bit_flops: int
     xla_flops: float | None
     collectives: Mapping[str, anatomy.Traffic]
+    overlap: Overlap
     head_passes: float
     widest_sort: int
     logits_at_once: int
@@ -95,6 +98,8 @@ class Plan:
         run in eight bits, `requantise`.
       tokens: of a micro-batch, over all devices, padding included.
       model_flops: of a micro-batch, over all devices.
+      sampling: bytes of the JAX sampler's keys and values when they are most, in RL. It samples
+        between the updates, so that only the larger of the two counts.
     """
 
     config: RunConfig
@@ -105,6 +110,7 @@ class Plan:
     programs: Mapping[str, ProgramPlan]
     tokens: int
     model_flops: float
+    sampling: int = 0
 
     @property
     def devices(self) -> int:
@@ -115,16 +121,33 @@ class Plan:
         return max(self.programs, key=lambda name: self.programs[name].own)
 
     @property
+    def peak_in(self) -> str:
+        return "sampling" if self._sampling_decides else self.largest_program
+
+    @property
     def bytes_by_kind(self) -> dict[str, int]:
         """Bytes at the peak, which is their sum."""
-        largest = self.programs[self.largest_program]
         code = sum(program.generated_code for program in self.programs.values())
+        if self._sampling_decides:
+            ours = dict.fromkeys(self._of_updates, 0) | {"sampler_cache": self.sampling}
+        else:
+            ours = self._of_updates | {"sampler_cache": 0}
+        return {**self.kept, **ours, "generated_code": code}
+
+    @property
+    def _of_updates(self) -> dict[str, int]:
+        """What is there during the updates only."""
+        largest = self.programs[self.largest_program]
         return {
-            **self.kept,
+            "gradients": self.kept["gradients"],
+            "batch": self.kept["batch"],
             "activations": largest.activations,
             "temporaries": largest.own - largest.activations,
-            "generated_code": code,
         }
+
+    @property
+    def _sampling_decides(self) -> bool:
+        return self.sampling > sum(self._of_updates.values())
 
     @property
     def peak(self) -> int:
@@ -188,6 +211,7 @@ def measure(recipe: Recipe, step: Step | PolicyStep, target: Target) -> Plan:
         known += num_bytes(teacher_head(recipe, teacher.params))
     # What a micro-batch adds: its tokens, and what the passes before found about them.
     kept["batch"] = programs["accumulate"].arguments - known
+    kept["sampler_weights"], sampling = sampler_bytes(recipe)
     return Plan(
         recipe.config,
         recipe.model,
@@ -197,6 +221,7 @@ def measure(recipe: Recipe, step: Step | PolicyStep, target: Target) -> Plan:
         programs,
         recipe.config.rows_per_microbatch * recipe.config.row_length,
         model_flops(recipe.config, recipe.model),
+        sampling,
     )
 
 
@@ -232,6 +257,7 @@ def _look(recipe: Recipe, compiled: Any) -> ProgramPlan:
         eight_bit_flops=anatomy.executed_flops(program, eight_bit=True),
         xla_flops=_xla_flops(compiled),
         collectives=anatomy.collectives(program),
+        overlap=overlap(program),
         head_passes=anatomy.head_passes(program, vocab, hidden, tokens),
         widest_sort=anatomy.widest_sort(program),
         logits_at_once=anatomy.logits_at_once(program, vocab, {hidden, hidden // shape["fsdp"]}),

@@ -22,6 +22,8 @@ KINDS = {
     "quantised": "teacher's eight-bit layers",
     "gradients": "gradient sums",
     "batch": "micro-batch and statistics",
+    "sampler_weights": "sampler's weights",
+    "sampler_cache": "sampler's keys and values",
     "activations": "saved activations",
     "temporaries": "temporaries",
     "generated_code": "generated code",
@@ -83,7 +85,7 @@ def _measured(plan: Plan) -> dict[str, Any]:
         **_setting(plan),
         "bytes_per_device": plan.bytes_by_kind,
         "peak_bytes": plan.peak,
-        "peak_in": plan.largest_program,
+        "peak_in": plan.peak_in,
         "reserve_bytes": int(RESERVE),
         "fits": {name: plan.fits(chip.memory) for name, chip in CHIPS.items()},
         "microbatch": {
@@ -109,6 +111,7 @@ def _program(program: ProgramPlan) -> dict[str, Any]:
         "eight_bit_flops": program.eight_bit_flops,
         "xla_flops": program.xla_flops,
         "collectives": {kind: t._asdict() for kind, t in program.collectives.items()},
+        "overlap": program.overlap._asdict(),
         "head_passes": round(program.head_passes, 3),
         "widest_sort": program.widest_sort,
         "logits_at_once": program.logits_at_once,
@@ -131,7 +134,7 @@ def show(plan: Plan, source: str, asked: str) -> None:
         },
     )
     kinds = {KINDS[name]: format_bytes(n) for name, n in plan.bytes_by_kind.items() if n}
-    kinds["peak"] = f"{format_bytes(plan.peak)}, in {plan.largest_program}"
+    kinds["peak"] = f"{format_bytes(plan.peak)}, in {plan.peak_in}"
     kinds |= {
         f"fits {chip.memory / 1e9:.0f} GB": _verdict(plan, chip.memory) for chip in CHIPS.values()
     }
@@ -164,7 +167,7 @@ def _floor(plan: Plan) -> Mapping[str, str]:
         shown["not counted"] = "the attention inside cuDNN"
     return shown | {
         "compute, at least": f"{plan.compute_seconds:.3f} s",
-        "NVLink, at least": f"{plan.link_seconds:.3f} s",
+        "NVLink, at least": f"{plan.link_seconds:.3f} s{_hidden(plan)}",
         "tokens per second, at most": f"{plan.tokens_per_second:,.0f}; "
         f"{plan.tokens_per_second / plan.devices:,.0f} per device",
     }
@@ -177,6 +180,14 @@ def _teacher(plan: Plan, program: ProgramPlan) -> str:
         return text
     share = program.eight_bit_flops / program.flops
     return f"{text}; {share:.0%} in {plan.config.teacher.precision}, at twice the speed"
+
+
+def _hidden(plan: Plan) -> str:
+    total = sum(program.overlap.bytes for program in plan.per_microbatch)
+    if not total or not plan.target.exact:
+        return ""
+    hidden = sum(program.overlap.behind_products for program in plan.per_microbatch)
+    return f"; {hidden / total:.0%} of the bytes are sent beside matrix products"
 
 
 def _verdict(plan: Plan, memory: float) -> str:

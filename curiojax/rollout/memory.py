@@ -1,7 +1,8 @@
-"""What the embedded sampler holds on the devices, from shapes alone."""
+"""What the embedded sampler holds on the devices, from shapes alone; and what they may hold."""
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -51,6 +52,19 @@ def sampler_memory(
         jax.tree.map(_on, weights, tree_shardings(mesh, param_axes(model))),
         jax.tree.map(_on, caches, [tree_shardings(mesh, CACHE_AXES)] * len(caches)),
     )
+
+
+def num_bytes(tree: Any) -> int:
+    """Bytes of one device's shards of a tree of arrays, or of their shapes."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+    )
+
+
+def device_memory() -> int | None:
+    """Bytes that JAX may use of a device; None where it does not say, as on a CPU."""
+    stats = jax.local_devices()[0].memory_stats()
+    return (stats or {}).get("bytes_limit")
 
 
 def _on(shape: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:

@@ -116,11 +116,17 @@ def read_benchmarks(config: RunConfig) -> list[Benchmark]:
     """The benchmarks that the run is evaluated on; none without `evaluation.every`.
 
     Raises:
-      ConfigError: an unknown benchmark, one without a file, or an unknown verifier.
+      ConfigError: an unknown benchmark, one without a file, an unknown verifier, or several
+        processes.
     """
     section = config.evaluation
     if section.every is None:
         return []
+    if jax.process_count() > 1:
+        raise ConfigError(
+            "evaluation.every: a run of several processes is not evaluated on the way; set it to "
+            "null, and evaluate its checkpoints"
+        )
     directory = Path(section.benchmarks_dir).expanduser() if section.benchmarks_dir else None
     found = []
     for entry in parse_entries(section.benchmarks):

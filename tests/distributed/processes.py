@@ -48,7 +48,11 @@ def program(work: str) -> list[str]:
 
 
 def start(command: Sequence[str], devices: int = 1, **environment: str) -> subprocess.Popen[str]:
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    # Quick to compile rather than to run.
+    flags = (
+        f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0 "
+        "--xla_llvm_disable_expensive_passes=true"
+    )
     return subprocess.Popen(
         command,
         env={**os.environ, "XLA_FLAGS": flags, **environment},

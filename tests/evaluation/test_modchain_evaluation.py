@@ -56,7 +56,7 @@ def test_only_the_endings_are_graded_and_grades_are_those_of_the_whole_texts(bas
     config, params = base
     tokenizer = world_tokenizer(MODCHAIN.base_model)
     problems = MODCHAIN.evaluation_problems("id", 6, seed=5)
-    rows = sample_problems(params, config, tokenizer, problems, max_new_tokens=25, samples=4)
+    rows = sample_problems(params, config, tokenizer, problems, max_new_tokens=19, samples=4)
     texts = tokenizer.batch_decode([c.tokens for row in rows for c in row])
     asked = [problem for problem in problems for _ in range(4)]
     tails = ["", r" </think> \boxed{ 5 }", r" </think> <think> </think> \boxed{ 5 }", " <think>"]

@@ -40,7 +40,6 @@ def evaluate(objective, given):
     arrays = {name: jnp.asarray(x, jnp.float32)[None] for name, x in given.items()}
     mask = jnp.ones_like(arrays["log_probs"])
 
-    @jax.jit
     def run(log_probs):
         def total(log_probs):
             loss, metrics = policy_loss(

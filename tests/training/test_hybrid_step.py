@@ -1,4 +1,6 @@
-"""Whole updates of the hybrids: from graded groups to the gradient, against the loss written out."""
+"""Whole updates of the hybrids: from graded groups to the gradient of the loss written out."""
+
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from curiojax.data.prompts import PromptData
 from curiojax.rewards.pool import Grade
 from curiojax.rollout.base import Completion
 from curiojax.training import policy_step, statistics
+from curiojax.training import step as supervised_step
 from curiojax.training.credit import credit
 from curiojax.training.experience import Trajectory, loss_weights, microbatches
 from curiojax.training.policy_step import compile_policy_step
@@ -39,8 +42,14 @@ OBJECTIVES = {
 }
 
 
-def recipe(text, **more):
-    return test_policy_step.recipe(text, f"rollouts_per_prompt={N}", **more)
+def recipe(*text, **more):
+    return test_policy_step.recipe(f"rollouts_per_prompt={N}", *text, **more)
+
+
+@cache
+def start():
+    """One state for all: no program here is given it to keep."""
+    return tiny.start(recipe("objective.name=grpo"))
 
 
 def data(objective, rewards=REWARDS, seed=0):
@@ -76,8 +85,17 @@ def data(objective, rewards=REWARDS, seed=0):
 def sums_of(whole, step, found, *, on_policy=False, packing=True):
     """Gradient sums and loss of one update, from graded groups."""
     prompts, groups = found
-    state = tiny.start(whole)
-    trajectories = credit(whole.config.objective, groups, prompts)
+    return sums_of_trajectories(
+        whole,
+        step,
+        credit(whole.config.objective, groups, prompts),
+        on_policy=on_policy,
+        packing=packing,
+    )
+
+
+def sums_of_trajectories(whole, step, trajectories, *, on_policy=False, packing=True):
+    state = start() if whole.mesh.size == 1 else tiny.start(whole)
     batches = test_policy_step.batches_of(whole, trajectories, packing)
     with jax.set_mesh(whole.mesh):
         scores = step.score(old(state), batches, on_policy=on_policy)
@@ -87,10 +105,12 @@ def sums_of(whole, step, found, *, on_policy=False, packing=True):
         return jax.device_get(sums)
 
 
-def written_out(whole, found, *, on_policy=False):
-    """Loss and gradient, one sequence per row, every term as its paper has it."""
+def written_out(whole, found):
+    """Loss and gradient, one sequence per row, every term as its paper has it.
+
+    Returns a function of whether the update is the first of its step."""
     prompts, groups = found
-    objective, params = whole.config.objective, tiny.start(whole).params
+    objective, params = whole.config.objective, jax.device_get(start().params)
     rows = [(g, c, given) for g in groups for c, given in zip(g.completions, g.given, strict=True)]
     shape = (len(rows), 8 + LIMIT)
     tokens, labels, segments = (np.zeros(shape, np.int32) for _ in range(3))
@@ -129,7 +149,6 @@ def written_out(whole, found, *, on_policy=False):
         [[*centred(row[:N]), *([0.0] if len(row) > N else [])] for row in rewards]
     )
     right = np.concatenate(rewards) > 0
-    earlier = scores(old(tiny.start(whole)).params)[0]
 
     def column(values):
         return jnp.asarray(values, jnp.float32)[:, None]
@@ -138,9 +157,11 @@ def written_out(whole, found, *, on_policy=False):
         chosen = mask * np.array(chosen)[:, None]
         return (loss * chosen).sum() / max(chosen.sum(), 1)
 
-    def loss(params):
+    def loss(params, on_policy):
         lp, H = scores(params)
-        ratio = jnp.exp(lp - (jax.lax.stop_gradient(lp) if on_policy else earlier))
+        earlier = scores(jax.tree.map(lambda p: p * np.float32(0.95), params))[0]
+        past = jax.lax.stop_gradient(jnp.where(on_policy, lp, earlier))
+        ratio = jnp.exp(lp - past)
         p, bonus = jnp.exp(lp), 0.05 * H
         match objective.name:
             case "luffy":
@@ -150,9 +171,8 @@ def written_out(whole, found, *, on_policy=False):
             case "rl_plus":
                 A = column(together)
                 bound = jnp.minimum(A * ratio, A * jnp.clip(ratio, 0.95, 1.1))
-                past = jax.lax.stop_gradient(p) if on_policy else jnp.exp(earlier)
                 explore = jax.lax.stop_gradient(jnp.sqrt(1 - p))
-                expert = A * explore * 2 * p / (1.5 * past + 0.5)
+                expert = A * explore * 2 * p / (1.5 * jnp.exp(past) + 0.5)
                 per_token = -jnp.where(theirs[:, None], expert, bound) - bonus
                 return (mask * per_token).sum() / LIMIT / len(rows)
             case "srft":
@@ -179,7 +199,8 @@ def written_out(whole, found, *, on_policy=False):
                 bound = jnp.minimum(A * ratio, A * jnp.clip(ratio, 0.95, 1.1))
                 return token_mean(-bound, ~theirs) + 0.7 * token_mean(-lp, theirs)
 
-    return jax.jit(jax.value_and_grad(loss))(jax.device_get(params))
+    compiled = jax.jit(jax.value_and_grad(loss))
+    return lambda on_policy: compiled(params, on_policy)
 
 
 @pytest.fixture(scope="module")
@@ -200,9 +221,10 @@ def test_gradient_is_that_of_the_loss_written_out(compiled, name):
     """Two micro-batches of packed rows; the first update of a step and a later one."""
     whole, step = compiled(name)
     found = data(whole.config.objective)
+    written = written_out(whole, found)
     for on_policy in (False, True):
         got = sums_of(whole, step, found, on_policy=on_policy)
-        want_loss, want = written_out(whole, found, on_policy=on_policy)
+        want_loss, want = written(on_policy)
         assert got.loss / got.weight == pytest.approx(float(want_loss), rel=2e-5)
         got = jax.tree.map(lambda g, weight=got.weight: g / weight, got.grads)
         assert tiny.largest_difference(want, got) < 2e-5
@@ -227,33 +249,65 @@ def test_layout_changes_nothing(compiled):
             assert reports[1][key] == pytest.approx(reports[0][key], rel=1e-4, abs=1e-6), key
 
 
+def measured(whole, trajectories):
+    """Sums of one micro-batch without the other programs of a step; some numbers for scores."""
+    (batch,) = test_policy_step.batches_of(whole, trajectories)
+    scores = {"old_log_probs": batch["sampler_log_probs"], "on_policy": 0 * batch["loss_mask"]}
+    if whole.teacher is not None:
+        scores["ref_log_probs"] = 0.9 * batch["sampler_log_probs"]
+    run = jax.jit(lambda *x: policy_step.measure_microbatch(whole, *x))
+    with jax.set_mesh(whole.mesh):
+        return jax.device_get(run(start().params, batch, scores))
+
+
 def test_a_run_without_demonstrations_is_grpo_bit_for_bit():
     """The same trajectories through the programs of both, with everything that GRPO can do."""
     options = test_policy_step.EVERYTHING.removeprefix("objective={name: grpo")
-    grpo = test_policy_step.recipe(test_policy_step.EVERYTHING)
-    want = test_policy_step.sums_of(
-        grpo, compile_policy_step(grpo), tiny.start(grpo), on_policy=False
+    trajectories = test_policy_step.trajectories()
+    # The program of the others treats own tokens as luffy's does.
+    want, got = (
+        measured(test_policy_step.recipe(f"objective={{name: {name}{options}"), trajectories)
+        for name in ("grpo", "luffy")
     )
-    for name in ("luffy", "hpt"):  # rl_plus and sft_rl treat own tokens as these do
-        other = test_policy_step.recipe(f"objective={{name: {name}{options}")
-        got = test_policy_step.sums_of(
-            other, compile_policy_step(other), tiny.start(other), on_policy=False
+    assert got.stats.sums["given_tokens"] == 0
+    assert (got.loss, got.weight) == (want.loss, want.weight)
+    jax.tree.map(np.testing.assert_array_equal, got.grads, want.grads)
+    arrays = []
+    for name in ("grpo", "rl_plus", "srft", "hpt", "sft_rl"):
+        objective = recipe(f"objective={{name: {name}, aggregation: seq_mean_token_mean}}")
+        objective = objective.config.objective
+        arrays.append(
+            microbatches(trajectories, objective, rows=4, row_length=32, max_length=LIMIT)
         )
-        assert got.stats.sums["given_tokens"] == 0
-        assert (got.loss, got.weight) == (want.loss, want.weight)
-        jax.tree.map(np.testing.assert_array_equal, got.grads, want.grads)
+        assert not arrays[-1].pop("given", np.zeros(1)).any()
+        jax.tree.map(np.testing.assert_array_equal, arrays[-1], arrays[0])
 
 
-def test_the_coefficient_0_is_grpo_bit_for_bit(compiled):
+def traced(whole):
+    """The program that accumulates a micro-batch, before any compiler sees it."""
+    batch = policy_step.abstract_batch(whole)
+    scores = dict.fromkeys(("old_log_probs", "on_policy"), batch["loss_mask"])
+    with jax.set_mesh(whole.mesh):
+        program = jax.make_jaxpr(lambda *x: policy_step.measure_microbatch(whole, *x))
+        return str(program(whole.abstract_state().params, batch, scores))
+
+
+def test_the_coefficient_0_is_grpo_bit_for_bit():
+    """The very same program and, since the collector then adds no demonstrations, the same data."""
     options = "entropy_coef: 0.1, normalize_std: true, clip_low: 0.2, clip_high: 0.28"
-    grpo, other = (
-        recipe(f"objective={{name: {name}, {options}}}") for name in ("grpo", "sft_rl, sft_coef: 0")
+    grpo, zero, one = (
+        recipe(f"objective={{name: {name}, {options}}}")
+        for name in ("grpo", "sft_rl, sft_coef: 0", "sft_rl, sft_coef: 1")
     )
-    # As the collector would have it: without demonstrations.
-    found = data(grpo.config.objective, [(own, None) for own, _ in REWARDS])
-    want = sums_of(grpo, compile_policy_step(grpo), found)
-    got = sums_of(other, compile_policy_step(other), found)
-    jax.tree.map(np.testing.assert_array_equal, got, want)
+    assert traced(zero) == traced(grpo) != traced(one)
+    prompts, groups = data(grpo.config.objective, [(own, None) for own, _ in REWARDS])
+    both = [credit(whole.config.objective, groups, prompts) for whole in (grpo, zero)]
+    assert both[0] == both[1]
+    arrays = [
+        microbatches(both[0], whole.config.objective, rows=4, row_length=32, max_length=LIMIT)
+        for whole in (grpo, zero)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *arrays)
 
 
 def test_all_demonstrations_is_the_gradient_of_sft():
@@ -262,14 +316,15 @@ def test_all_demonstrations_is_the_gradient_of_sft():
         f"objective={{name: hpt, gate: {N}, entropy_coef: 0.0}}", "rollout.temperature=1.0"
     )
     prompts, groups = data(whole.config.objective, [(own, 1) for own, _ in REWARDS])
-    got = sums_of(whole, compile_policy_step(whole), (prompts, groups))
     sft = tiny.recipe("objective={name: sft}", model=MODEL)
     trajectories = credit(whole.config.objective, groups, prompts)
+    got = measured(whole, trajectories)
     assert all(t.is_demonstration for t in trajectories) and len(trajectories) == len(groups)
-    batches = test_policy_step.batches_of(whole, trajectories)
-    batches = [{name: batch[name] for name in sft.batch_dtypes} for batch in batches]
+    (batch,) = test_policy_step.batches_of(whole, trajectories)
+    batch = {name: batch[name] for name in sft.batch_dtypes}
+    run = jax.jit(lambda params: supervised_step.measure_microbatch(sft, params, batch, None))
     with jax.set_mesh(sft.mesh):
-        want = jax.device_get(tiny.compile_step(sft).gradient_sums(tiny.start(sft), batches))
+        want = jax.device_get(run(start().params))
     assert got.weight == want.weight == sum(len(t.tokens) for t in trajectories)
     assert got.loss == pytest.approx(float(want.loss), rel=1e-6)
     assert tiny.largest_difference(want.grads, got.grads) < 1e-6
@@ -283,17 +338,8 @@ def test_the_two_means_have_denominators_of_their_own(compiled):
     trajectories = credit(whole.config.objective, groups, prompts)
     shown = [t for t in trajectories if t.is_demonstration]
 
-    def update(chosen):
-        state = tiny.start(whole)
-        batches = test_policy_step.batches_of(whole, chosen)
-        with jax.set_mesh(whole.mesh):
-            scores = step.score(state, batches, on_policy=True)
-            sums = step.zeros()
-            for batch, known in zip(batches, scores, strict=True):
-                sums = step.accumulate(state.params, sums, batch, known)
-        return jax.device_get(sums)
-
-    once, twice = update(trajectories), update([*trajectories, *shown])
+    once = sums_of_trajectories(whole, step, trajectories)
+    twice = sums_of_trajectories(whole, step, [*trajectories, *shown])
     assert once.weight == twice.weight == sum(len(t.tokens) for t in trajectories if not t.given)
     assert twice.loss == pytest.approx(float(once.loss), rel=1e-5)
     assert tiny.largest_difference(once.grads, twice.grads) < 1e-5
@@ -350,35 +396,25 @@ def test_metrics_tell_own_from_given_tokens(compiled):
     assert 0 < report["given_prob"] < 1 and 0 < report["sft_weight"] < 0.5
     assert report["positive_weight"] > 0.1 and report["negative_log_prob"] < 0
     # Given tokens have no sampler: their 0 would be a mismatch of several nats.
-    gaps = [
-        abs(a - b) for t in own for a, b in zip(t.log_probs, old_log_probs(whole, t), strict=True)
-    ]
-    assert report["mismatch_max"] == pytest.approx(max(gaps), rel=1e-4)
-    assert report["mismatch_abs"] == pytest.approx(np.mean(gaps), rel=1e-4)
-
-
-def old_log_probs(whole, trajectory):
-    params = jax.device_get(old(tiny.start(whole)).params)
-    ids = np.array([[*trajectory.prompt, *trajectory.tokens]], np.int32)
-    positions = np.arange(ids.shape[1] - 1, dtype=np.int32)[None]
-    hidden = models.forward(params, MODEL, ids[:, :-1], positions, np.ones_like(positions))
-    table = jax.nn.log_softmax(models.logits(params, MODEL, hidden) / TEMPERATURE, axis=-1)
-    return np.asarray(table)[0, np.arange(ids.shape[1] - 1), ids[0, 1:]][-len(trajectory.tokens) :]
+    batches = test_policy_step.batches_of(whole, learnt)
+    with jax.set_mesh(whole.mesh):
+        scores = step.score(old(start()), batches, on_policy=False)
+    gaps = np.concatenate(
+        [
+            np.abs(batch["sampler_log_probs"] - known["old_log_probs"])[
+                np.asarray((batch["loss_mask"] > 0) & (batch["given"] == 0))
+            ]
+            for batch, known in zip(batches, scores, strict=True)
+        ]
+    )
+    assert report["mismatch_max"] == pytest.approx(gaps.max(), rel=1e-4)
+    assert report["mismatch_abs"] == pytest.approx(gaps.mean(), rel=1e-4)
 
 
 def test_the_entropies_of_sequences_cost_a_pass_over_the_head_and_no_more():
     """SRFT: one more product with the head, no second forward pass of the body."""
-    counts = {}
-    for name in ("luffy", "srft"):
-        whole = recipe(f"objective.name={name}")
-        batch = policy_step.abstract_batch(whole)
-        scores = dict.fromkeys(("old_log_probs", "on_policy"), batch["loss_mask"])
-        params = whole.abstract_state().params
-        with jax.set_mesh(whole.mesh):
-            text = str(
-                jax.make_jaxpr(
-                    lambda p, b, s, whole=whole: policy_step.measure_microbatch(whole, p, b, s)
-                )(params, batch, scores)
-            )
-        counts[name] = text.count("dot_general[")
+    counts = {
+        name: traced(recipe(f"objective.name={name}")).count("dot_general[")
+        for name in ("luffy", "srft")
+    }
     assert counts["srft"] == counts["luffy"] + 1

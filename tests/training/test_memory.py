@@ -125,7 +125,7 @@ def test_updates_and_sampling_take_turns(monkeypatch):
     ],
 )
 def test_too_much_is_refused_with_what_to_lower(monkeypatch, overrides, words):
-    monkeypatch.setattr(memory, "_device_memory", lambda: 1_000_000)
+    monkeypatch.setattr(memory, "device_memory", lambda: 1_000_000)
     with pytest.raises(ConfigError) as caught:
         budget(*overrides)
     assert all(word in str(caught.value) for word in words)

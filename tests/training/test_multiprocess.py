@@ -42,8 +42,8 @@ def kill(output, *, step, victim, saved):
     return text
 
 
-def start_all(folder, output, count, *more, devices=4, script=None, **own):
-    """`count` processes that share `devices`; `own` gives one of them further arguments."""
+def start_all(folder, output, count, *more, devices=4, script=None, own=None):
+    """`count` processes that share `devices`; `own`: further arguments, by process."""
     port = processes.free_port()
     program = ["-m", "curiojax.train"] if script is None else ["-c", script]
     command = [sys.executable, *program, str(project.config_file(folder))]
@@ -56,7 +56,7 @@ def start_all(folder, output, count, *more, devices=4, script=None, **own):
             [
                 *command,
                 *project.arguments(folder, output, *more),
-                *own.get(f"process_{index}", ()),
+                *(own or {}).get(index, ()),
                 *processes.keys(index, count, port, heartbeat_seconds=8),
             ],
             devices=devices // count,
@@ -117,20 +117,22 @@ def test_a_run_continues_in_another_number_of_processes(folder, straight, tmp_pa
 
 
 def test_another_data_file_on_one_host_ends_all(folder, tmp_path):
-    other = {"process_1": [f"data.path={folder / 'wrong.parquet'}"]}
-    for code, errors in processes.ends(start_all(folder, tmp_path / "run", 2, **other)):
+    other = {1: [f"data.path={folder / 'wrong.parquet'}"]}
+    for code, errors in processes.ends(start_all(folder, tmp_path / "run", 2, own=other)):
         assert code == 2, errors
         assert "data.path: " in errors and "on process 1 (" in errors and "Traceback" not in errors
     assert not (tmp_path / "run").exists()
 
 
 def test_a_data_file_missing_on_one_host_or_another_config_ends_all(folder, tmp_path):
-    other = {"process_1": ["data.path=/nowhere.parquet"], "process_2": ["seed=1"]}
-    for code, errors in processes.ends(start_all(folder, tmp_path / "run", 3, **other)):
+    other = {1: ["data.path=/nowhere.parquet"], 2: ["seed=1"]}
+    for code, errors in processes.ends(start_all(folder, tmp_path / "run", 3, own=other)):
         assert code == 2, errors
         assert "seed: 1 on process 2 (" in errors
-    del other["process_2"]
-    (code, errors), (own, theirs) = processes.ends(start_all(folder, tmp_path / "run", 2, **other))
+    del other[2]
+    (code, errors), (own, theirs) = processes.ends(
+        start_all(folder, tmp_path / "run", 2, own=other)
+    )
     assert (code, own) == (2, 2)
     assert "process 1: error: " in theirs and "/nowhere.parquet" in theirs
     assert "ending, because process 1 (" in errors and "/nowhere.parquet" in errors
@@ -160,10 +162,21 @@ def test_a_signal_to_one_process_saves_and_ends_both(folder, tmp_path):
     assert int(saved) == project.metrics(output)[-1]["step"]
 
 
-def test_what_runs_in_one_process_says_so(folder, tmp_path):
-    for more, field in (
-        (["evaluation.every=1", "evaluation.benchmarks=[x]"], "evaluation."),
-        (["stage=grpo", "epochs=null", "optimizer={}"], "stage: grpo runs in one process"),
-    ):
-        for code, errors in processes.ends(start_all(folder, tmp_path / "run", 2, *more)):
-            assert code == 2 and field in errors, errors
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["configs/qwen2.5-math-7b/grpo.yaml"], "stage: grpo runs in one process"),
+        (
+            ["configs/qwen2.5-math-7b/sft.yaml", "evaluation.every=1"],
+            "evaluation.every: a run of several processes is not evaluated",
+        ),
+        (["configs/quickstart.yaml"], "compare: a comparison runs in one process"),
+    ],
+)
+def test_what_runs_in_one_process_says_so(tmp_path, arguments, message):
+    port = processes.free_port()
+    command = [sys.executable, "-m", "curiojax.train", *arguments, f"output_dir={tmp_path / 'run'}"]
+    started = [processes.start([*command, *processes.keys(i, 2, port)]) for i in range(2)]
+    for code, errors in processes.ends(started):
+        assert code == 2 and message in errors, errors
+    assert not (tmp_path / "run").exists()

@@ -21,13 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from curiojax.evaluation.countdown import base_tokenizer
 
 from curiojax import models
 from curiojax.config import Checkpoint, load_config
 from curiojax.data.pipeline import build_dataset
 from curiojax.data.worlds import BASE_MODEL, demonstrations
 from curiojax.errors import ConfigError
-from curiojax.evaluation.countdown import base_tokenizer
 from curiojax.sharding import make_mesh
 from curiojax.training import memory
 from curiojax.training.checkpoint import Checkpoints
@@ -248,7 +248,9 @@ def test_refused_without_a_teacher(objective):
 def test_whole_distributions_too():
     """KL over the vocabulary forms the teacher's logits from the same hidden states."""
     overrides = ("objective.divergence=reverse_kl", "objective.fixed_tau=1.2")
-    recipe = tiny.recipe(*overrides, "teacher.precision=int8")
-    losses, *_ = tiny.train(recipe, steps=1)
-    plain, *_ = tiny.train(tiny.recipe(*overrides), steps=1)
-    assert losses != plain and losses == pytest.approx(plain, rel=0.05)
+    batch = {name: jnp.asarray(x) for name, x in tiny.rows_of(0).items()}
+    plain, eight = (
+        targets(r, models.init_params(jax.random.key(0), tiny.MODEL), batch)["teacher_hidden"]
+        for r in (tiny.recipe(*overrides), tiny.recipe(*overrides, "teacher.precision=int8"))
+    )
+    assert 1e-4 < np.abs(eight - plain).max() / np.abs(plain).max() < 0.05

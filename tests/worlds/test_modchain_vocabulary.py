@@ -36,7 +36,7 @@ def test_prompts_survive_and_take_the_promised_number_of_tokens(tokenizer, kind)
 def test_responses_survive_and_take_the_promised_number_of_tokens(tokenizer):
     for item in demonstrations("two", q=0.5, count=100, seed=3):
         ids = tokenizer(item.response).input_ids
-        assert len(ids) + 1 == modchain.response_tokens(item.lines) <= modchain.limit("id") == 25
+        assert len(ids) + 1 == modchain.response_tokens(item.lines) <= modchain.limit("id") == 19
         assert ids == vocabulary.encode(item.response)
         # The end of the reasoning is part of the text, also where special tokens are left out.
         ids.append(tokenizer.eos_token_id)
@@ -52,7 +52,7 @@ def test_every_word_is_one_token(tokenizer):
 
 def test_the_base_models_data_are_right_lines_without_an_answer():
     tokens, is_response = trajectories.random_sequences(np.random.default_rng(0), 600)
-    assert tokens.shape == is_response.shape == (600, 45) and tokens.dtype == np.int32
+    assert tokens.shape == is_response.shape == (600, 33) and tokens.dtype == np.int32
     ids, operations, several = vocabulary.token_ids(), set(), 0
     for row, mask in zip(tokens, is_response, strict=True):
         first, last = np.flatnonzero(mask)[[0, -1]]

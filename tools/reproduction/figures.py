@@ -66,7 +66,7 @@ def figure1(groups: Groups, k: int) -> Figure | None:
                 _line(axis, after, colour, None, style="--")
                 axis.axvline(last, color="0.6", linewidth=0.8)
         axis.set(xlabel="step: SFT, then GRPO (dashed)", ylabel=label)
-    axes[0].legend(frameon=False)
+    _legend(figure, axes[0])
     return figure
 
 
@@ -83,10 +83,11 @@ def figure2(groups: Groups, k: int) -> Figure | None:
         for colour, name in zip(COLOURS, names, strict=False):
             _line(axis, _training(groups[name], key), colour, title(name), marker="")
         axis.set(xlabel="step", ylabel=label, yscale="log")
+        _plain_numbers(axis)
     for colour, name in zip(COLOURS, names, strict=False):
         _line(axes[2], _path(groups[name], f"hard_pass{k}"), colour, title(name))
     axes[2].set(xlabel="step", ylabel=f"hard pass@{k}")
-    axes[1].legend(frameon=False)
+    _legend(figure, axes[0])
     return figure
 
 
@@ -146,7 +147,7 @@ def figure5(groups: Groups, k: int) -> Figure | None:
                 axis.axhline(y, color=COLOURS[0], label=title(VANILLA))
                 axis.axhspan(y - error, y + error, color=COLOURS[0], alpha=0.12, linewidth=0)
             axis.set(xlabel=name, ylabel=label)
-    axes[0].legend(frameon=False)
+    _legend(figure, axes[0])
     return figure
 
 
@@ -171,6 +172,23 @@ def _panels(rows: int, columns: int, *, width: float = 4.2, height: float = 3.3)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def _legend(figure: Figure, axis: Axes) -> None:
+    """One for all panels, above them."""
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=9
+    )
+
+
+def _plain_numbers(axis: Axes) -> None:
+    """0.05 rather than 5 x 10^-2 along a logarithmic axis."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter("{x:g}")
 
 
 def _line(

@@ -22,6 +22,7 @@ from reproduction.plan import (
     MODCHAIN,
     TABLE2,
     VANILLA,
+    WARM_UP,
     with_grpo,
 )
 from reproduction.records import Data, Groups, score
@@ -58,7 +59,7 @@ def findings(data: Data) -> list[Finding]:
                 found += _changes(groups, method, VANILLA, where, data)
                 found += _at_equal(groups, method, VANILLA, where, data)
                 found += _at_equal(groups, method, LOW_LR, where, data)
-            for method in ("grpo", *HYBRIDS, *with_grpo(AFTER_SFT)):
+            for method in ("grpo", *HYBRIDS, *with_grpo((WARM_UP, *AFTER_SFT))):
                 found += _changes(groups, method, f"{VANILLA}+grpo", where, data)
     return found
 

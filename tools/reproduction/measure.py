@@ -30,7 +30,7 @@ def perform(run: Run, config: RunConfig, output: Path) -> None:
     folder = output / run.folder
     record: dict[str, Any] = {"settings": run.settings}
     if run.name == BASE:
-        checkpoint, step = quickstart.embedded(ours).base_model, 0
+        checkpoint, step = quickstart.base_model(ours), 0
         quickstart.scores_of(ours, checkpoint, directory, step)
     else:
         member = quickstart.member(ours, run.name, folder)

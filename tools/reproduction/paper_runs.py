@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from curiojax.config import RunConfig, load_config
+from curiojax.config import RunConfig, load_config, read_config
 from curiojax.planning.flops import forward_flops, matmul_parameters, passes
 from curiojax.planning.presets import find_architecture
 from curiojax.yaml_files import find_config
@@ -109,10 +109,10 @@ class PaperRun:
 
 def load_run_config(run: PaperRun) -> RunConfig:
     assert run.config is not None
-    vllm = () if "grpo" not in run.config else ("rollout.vllm_python=python",)
     path = find_config(run.config)
-    config = load_config(path, [*run.overrides, *vllm])
-    return config
+    samples = read_config(path).get("stage") == "grpo"
+    vllm = ["rollout.vllm_python=python"] if samples else []  # as the command will say
+    return load_config(path, [*run.overrides, *vllm])
 
 
 def paper_runs(targets: Sequence[str], seeds: int) -> list[PaperRun]:

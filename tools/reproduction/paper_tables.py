@@ -21,6 +21,7 @@ from reproduction.plan import (
     TABLE1,
     TABLE2,
     VANILLA,
+    WARM_UP,
     with_grpo,
 )
 from reproduction.records import Data, Finished, Groups, score
@@ -95,20 +96,25 @@ def table3(data: Data) -> Iterable[Table]:
     control = f"{VANILLA}+grpo"
     columns = [*scores(groups, data), *against(groups, control, data, accuracy=True)]
     columns += printed(paper.TABLE3, {"ID avg.": "paper: ID avg.", "OOD avg.": "paper: OOD avg."})
-    names = ("grpo", *HYBRIDS, *with_grpo(AFTER_SFT))
-    caption = f"{said(data)} {ENTROPY} Differences are to {title(control)}."
+    names = ("grpo", *HYBRIDS, *with_grpo((WARM_UP, *AFTER_SFT)))
+    caption = f"{said(data)} {ENTROPY} Differences are to {title(control)}. "
+    caption += f"Single-stage methods start from {title(WARM_UP)}: the base model has never seen "
+    caption += "the answer's format, and demonstration gradients in proportion to the probability "
+    caption += "cannot teach it."
     yield table(f"Table 3: {data_title(COUNTDOWN, MAIN)}", groups, names, columns, caption)
 
 
 def table4(data: Data) -> Iterable[Table]:
     """Other base models."""
     names = [BASE, *(name for start in BACKBONES for name in (start, f"{start}+grpo"))]
+    names += [LOW_LR, "base-kl-0.3"]
     for world in (COUNTDOWN, MODCHAIN):
         for name in data.sets(world):
             groups = data.groups(world, name)
             if world == COUNTDOWN and name != MAIN:
                 continue
             columns = [*scores(groups, data), *against(groups, VANILLA, data)]
+            columns += equal(groups, VANILLA, data, "at equal ID vs vanilla")
             for model, printed_table in paper.TABLE4.items():
                 columns += printed(printed_table, {"ID avg.": f"paper: {model} avg."})
             heading = f"Table 4: {data_title(world, name)}"

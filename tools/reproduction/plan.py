@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from curiojax.config import RunConfig
-from curiojax.data.worlds import WORLDS
 from curiojax.errors import ConfigError
 from curiojax.objectives import POLICY_OBJECTIVES
 
@@ -34,6 +33,7 @@ AFTER_SFT = (
     *(VANILLA, "gem", "dft", "psft", "curio"),
     *(LOW_LR, "curio-tau1.5", "base-kl", "base-kl-0.3"),
 )
+WARM_UP = "warm-up"  # what the single-stage methods start from
 HYBRIDS = ("luffy", "prefix_rft", "rl_plus", "srft", "hpt", "sft_rl")
 CURVES = (VANILLA, "curio", "base-kl")
 ENTROPIES = ("entropy-0.02", "entropy", "entropy-0.15", "entropy-0.3")
@@ -54,10 +54,12 @@ READS: dict[str, tuple[tuple[str, Sequence[str | None], Sequence[str]], ...]] = 
         (MODCHAIN, (None,), (BASE, *TABLE1)),
     ),
     "table2": ((COUNTDOWN, SETS, (BASE, *TABLE2, *BEYOND)),),
-    "table3": ((COUNTDOWN, (MAIN,), (BASE, VANILLA, "grpo", *with_grpo(AFTER_SFT), *HYBRIDS)),),
+    "table3": (
+        (COUNTDOWN, (MAIN,), (BASE, VANILLA, "grpo", *with_grpo((*AFTER_SFT, WARM_UP)), *HYBRIDS)),
+    ),
     "table4": (
         (COUNTDOWN, (MAIN,), (BASE, *BACKBONES, *with_grpo(BACKBONES))),
-        (MODCHAIN, (None,), (BASE, *BACKBONES, *with_grpo(BACKBONES))),
+        (MODCHAIN, (None,), (BASE, *BACKBONES, LOW_LR, "base-kl-0.3", *with_grpo(BACKBONES))),
     ),
     "figure1": ((COUNTDOWN, (MAIN,), (BASE, *CURVES, *with_grpo(CURVES))),),
     "figure2": ((COUNTDOWN, (MAIN,), (BASE, VANILLA, *ENTROPIES, "curio")),),
@@ -190,8 +192,3 @@ def _add(found: dict[str, Run], config: RunConfig, name: str) -> None:
         settings = {**common, "world": evaluated, "run": run}
         added = Run(world.name, world.demonstrations, config.seed, name, after, settings)
     found.setdefault(added.key, added)
-
-
-def worlds_there_are(configs: Mapping[str, Path]) -> dict[str, Path]:
-    """Those of the config files whose world is built and whose file is there."""
-    return {name: path for name, path in configs.items() if name in WORLDS and path.is_file()}

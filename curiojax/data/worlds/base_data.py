@@ -26,14 +26,12 @@ class BaseData:
       draw: takes a source of randomness and a number of sequences; returns token ids [n, T] int32,
         and [n, T] bool: what is response.
       shortest_prompt: no token before this one is response.
-      longest: tokens of a sequence, at most; those of an evaluation included.
       vocabulary: all tokens in the order of their ids.
       save_tokenizer: writes the tokenizer's files into a folder.
     """
 
     draw: Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]
     shortest_prompt: int
-    longest: int
     vocabulary: tuple[str, ...]
     save_tokenizer: Callable[[str | Path], None]
 
@@ -47,12 +45,11 @@ def base_data(world: str) -> BaseData:
     """The data of a world's base model."""
     if world == "countdown":
         return BaseData(
-            _countdown, PROMPT_TOKENS, 64, vocabulary.vocabulary(), vocabulary.save_tokenizer
+            _countdown, PROMPT_TOKENS, vocabulary.vocabulary(), vocabulary.save_tokenizer
         )
     return BaseData(
         modchain_trajectories.random_sequences,
         modchain_trajectories.SHORTEST_PROMPT,
-        128,
         modchain_vocabulary.vocabulary(),
         modchain_vocabulary.save_tokenizer,
     )

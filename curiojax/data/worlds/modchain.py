@@ -12,10 +12,10 @@ Brackets belong to the word of their number, so a line with n operations has 2 n
 its `=`. Every order ends in the same number, so *where* to reduce and *how much* in one line are
 free choices (forks), and what two numbers make is a fact.
 
-Orders differ in length. Reducing one place per line, the four operations of ID problems take 25
-tokens, which is the limit of a response; the six of HARD ones would take 47, so they need shortcuts
-and lines that reduce several places. Problems with seven operations, more than any training data
-have, are called LONGER; their limit lets one reduction per line pass.
+Orders differ in length, and a response may have 19 tokens. Reducing one place per line, the three
+operations of ID problems take 17; the five of HARD ones would take 35, so they need shortcuts and
+lines that reduce several places, nearly all of them. Problems with six operations, more than any
+training data have, are called LONGER; their limit lets one reduction per line pass.
 
 A fixed 18 % of the expressions is held out from all training data, told by a hash.
 """
@@ -37,8 +37,9 @@ HELD_OUT_SHARE = 0.18
 PAD, EOS = "<pad>", "<eos>"
 START, EQUALS = f"mod{MODULUS}", "="
 END, BOX, CLOSE = "</think>", "\\boxed{", "}"
-OPERATIONS = {"id": 4, "hard": 6, "longer": 7}
+OPERATIONS = {"id": 3, "hard": 5, "longer": 6}
 TAIL_TOKENS = 5  # the answer and the end of the sequence
+RESPONSE_TOKENS = 19  # at most, in training and for ID and HARD problems
 
 Kind = Literal["id", "hard", "longer"]
 
@@ -135,9 +136,10 @@ def response_tokens(lines: Sequence[Expression]) -> int:
 
 
 def limit(kind: Kind) -> int:
-    """Most tokens of a response: what one reduction per line takes, but for HARD that of ID."""
-    operations = OPERATIONS["id" if kind == "hard" else kind]
-    return sum(2 * left + 2 for left in range(operations)) + TAIL_TOKENS
+    """Most tokens of a response; for LONGER what one reduction per line takes."""
+    if kind != "longer":
+        return RESPONSE_TOKENS
+    return sum(2 * left + 2 for left in range(OPERATIONS[kind])) + TAIL_TOKENS
 
 
 def moves(expression: Expression, path: Path = ()) -> Iterator[Move]:
@@ -196,7 +198,7 @@ def is_held_out(expression: Expression) -> bool:
 
 
 def draw_expression(rng: np.random.Generator, operations: int) -> Node:
-    """A random expression: its operations are shared out uniformly between left and right.
+    """A random expression; how its operations are shared between left and right is random too.
 
     Drawn anew while a number has more brackets than there are words for.
     """
@@ -238,7 +240,8 @@ def _replace(expression: Expression, path: Path, replacement: Expression) -> Exp
 def _draw(rng: np.random.Generator, operations: int) -> Expression:
     if operations == 0:
         return int(rng.integers(MODULUS))
-    left = int(rng.integers(operations))
+    # Of two draws the more even one, for more places to choose among.
+    left = min(rng.integers(operations, size=2).tolist(), key=lambda n: abs(2 * n + 1 - operations))
     operator = OPERATORS[rng.integers(len(OPERATORS))]
     return Node(operator, _draw(rng, left), _draw(rng, operations - 1 - left))
 

@@ -8,11 +8,11 @@ from curiojax.data.worlds import modchain
 from curiojax.data.worlds.modchain import Expression, Move, Problem
 from curiojax.data.worlds.modchain_vocabulary import encode, token_ids
 
-OPERATIONS = (3, 4, 5, 6)
+OPERATIONS = (2, 3, 4, 5)
 # How often a line reduces several places, and how many of the others it then takes along.
-PARALLEL, ALONG = 0.35, 0.6
-# One reduction per line needs this for up to five operations; of six, the end is cut off.
-RESPONSE_TOKENS = 31
+PARALLEL, ALONG = 0.5, 0.6
+# One reduction per line needs this for up to four operations; of five, the end is cut off.
+RESPONSE_TOKENS = 21
 SHORTEST_PROMPT, PROMPT_TOKENS = 2 * OPERATIONS[0] + 2, 2 * OPERATIONS[-1] + 2
 
 
@@ -46,7 +46,7 @@ def random_sequences(rng: np.random.Generator, count: int) -> tuple[np.ndarray, 
       count: number of sequences.
 
     Returns:
-      int32 [count, 45] token ids: prompt, lines, the end of the sequence, padding. The same shape
+      int32 [count, 33] token ids: prompt, lines, the end of the sequence, padding. The same shape
       bool: what is response.
     """
     tokens = np.full((count, PROMPT_TOKENS + RESPONSE_TOKENS), token_ids()[modchain.PAD], np.int32)
