@@ -22,9 +22,17 @@ class ByKeys(Engine):
         super().__init__()
         self.keys = []
 
-    def generate(self, prompts, sampling, seed, *, on_group=None, keys=None):
+    def generate(
+        self, prompts, sampling, seed, *, on_group=None, keys=None, counts=None, limits=None
+    ):
         self.keys.append(list(range(len(prompts))) if keys is None else keys)
-        return super().generate(prompts, sampling, seed, on_group=on_group)
+        assert limits is None or set(limits) == {sampling.max_tokens}
+        wanted = [sampling.n] * len(prompts) if counts is None else counts
+
+        def first(i, made):
+            on_group(i, made[: wanted[i]])
+
+        return super().generate(prompts, sampling, seed, on_group=first)
 
 
 class Expert(Grader):
@@ -83,9 +91,8 @@ def test_who_is_in_a_group(name):
             assert (group.given[-1], last.log_probs, last.version) == (3, [0.0] * 3, 3)
             assert last.finish_reason == ("length" if group.prompt == 7 else "stop")
             assert group.grades[-1].reward == float(group.prompt % 2 == 0)
-    # Of two calls none repeats the draws of the other.
-    keys = [key for call in engine.keys for key in call]
-    assert sorted(keys) == list(range(12)) and len(engine.keys) == (1 if beside else 2)
+    # One call, in which everybody draws as in GRPO.
+    assert engine.keys == [list(range(12))]
 
 
 def test_grpo_looks_at_no_demonstration():
