@@ -20,7 +20,6 @@ import jax.numpy as jnp
 
 from curiojax import models, progress, quickstart
 from curiojax.config import RunConfig, read_yaml, to_yaml
-from curiojax.data.worlds import BASE_MODEL
 from curiojax.errors import ConfigError
 from curiojax.evaluation.results import read_evaluations, write_evaluation
 from curiojax.training.checkpoint import restore_params
@@ -145,11 +144,12 @@ def _measure(config: RunConfig, folder: Path, name: str, this: str, *, path: boo
     every = run.checkpoint.keep_every
     steps = range(every, last, every) if path and every else ()
     for step in (*steps, last):
-        _evaluate(config, directory, step, last)
+        evaluate_step(config, directory, step, last)
     return measured(directory, name=name, seed=config.seed)
 
 
-def _evaluate(config: RunConfig, directory: Path, step: int, last: int) -> None:
+def evaluate_step(config: RunConfig, directory: Path, step: int, last: int) -> None:
+    """Evaluates one kept checkpoint of a finished run, unless that is known already."""
     if step == last:
         quickstart.scores_of(config, directory / "hf", directory, step)
         return
@@ -170,5 +170,5 @@ def _evaluate(config: RunConfig, directory: Path, step: int, last: int) -> None:
 def _base(config: RunConfig, folder: Path) -> Measured:
     """The base model as a run of no steps."""
     directory = folder / "base"
-    scores = quickstart.scores_of(config, BASE_MODEL, directory, 0)
+    scores = quickstart.scores_of(config, quickstart.embedded(config).base_model, directory, 0)
     return Measured(BASE, config.seed, directory, {}, [{"step": 0}], {0: scores})

@@ -8,10 +8,11 @@ one ends with, as GRPO does.
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,17 +26,17 @@ from curiojax.config import (
     parse_objective,
 )
 from curiojax.data.tokenizer import load_tokenizer
-from curiojax.data.worlds import BASE_MODEL
-from curiojax.data.worlds.countdown import Problem
-from curiojax.data.worlds.demonstrations import (
+from curiojax.data.worlds import WORLDS, embedded_world
+from curiojax.data.worlds.interface import (
     Demonstration,
-    demonstrations,
-    training_problems,
-    write_parquet,
+    EmbeddedWorld,
+    Problem,
+    parse_recipe,
 )
+from curiojax.data.worlds.records import write_parquet
 from curiojax.errors import ConfigError
-from curiojax.evaluation.countdown import evaluate_countdown
 from curiojax.evaluation.results import read_evaluations, write_evaluation
+from curiojax.evaluation.worlds import evaluate_world
 from curiojax.evaluation.wrong_samples import write_jsonl, wrong_samples
 from curiojax.models import ModelConfig
 from curiojax.reports.quickstart import columns, show
@@ -52,7 +53,9 @@ SFT_ONLY = (*ONLY_IN["sft"], "objective", "data.max_response_tokens")
 
 def run_comparison(config: RunConfig) -> None:
     """Trains every run of `config.compare`, evaluates them and the base, and writes the report."""
-    _world(config)
+    for kind, count in _world(config).prompts.items():
+        if count:
+            embedded(config).kind(kind)
     keep_freed_memory()
     unsaid = parse_config({"preset": config.preset}).objective
     for field, given in (
@@ -80,7 +83,8 @@ def run_comparison(config: RunConfig) -> None:
             label = f"{name} ({number} of {len(runs)})"
             results[name] = train(run, name=label, details=run.stage not in explained)
             explained.add(run.stage)
-    known = {"base model": scores_of(config, BASE_MODEL, directory / "base", 0)}
+    base = embedded(config).base_model
+    known = {"base model": scores_of(config, base, directory / "base", 0)}
     for name, result in results.items():
         last, where = result.metrics[-1], result.directory
         known[name] = {**last, **scores_of(config, where / "hf", where, last["step"])}
@@ -88,7 +92,17 @@ def run_comparison(config: RunConfig) -> None:
     rows = [[name, *(scores.get(key) for key in keys)] for name, scores in known.items()]
 
     if jax.process_index() == 0:
-        show(config, _world(config), directory, rows, results)
+        world = embedded(config)
+        kinds = {kind.name: kind.title for kind in world.kinds}
+        show(
+            config,
+            _world(config),
+            directory,
+            rows,
+            results,
+            world_title=world.title,
+            kinds=kinds,
+        )
 
 
 def train(run: RunConfig, *, name: str, details: bool) -> Result:
@@ -99,30 +113,34 @@ def train(run: RunConfig, *, name: str, details: bool) -> Result:
 def member(config: RunConfig, name: str, directory: Path) -> RunConfig:
     """The config of one run of the comparison: the common part, its overrides, the world's data.
 
-    `after` among the overrides names the run that this one continues from.
+    `after` among the overrides names the run that this one continues from; `world` changes the data
+    that it learns from.
 
     Raises:
       ConfigError: the overrides make no run, or there is no such run before this one.
     """
     overrides = dict((config.compare or {})[name])
     start = _start(config, name, overrides.pop("after", None))
+    drawn = _world(config).model_copy(update=overrides.pop("world", {}))
+    config = config.model_copy(update={"world": drawn})
     # What was left unsaid stays unsaid: a default made explicit could contradict an override.
     values = config.model_dump(
         mode="json", exclude_unset=True, exclude={"compare", "preset", "world"}
     )
     learns_from_rewards = overrides.get("stage") == "grpo"
+    default = "grpo" if learns_from_rewards else "curio"
+    objective = parse_objective({"name": default, **overrides.get("objective", {})})
     if learns_from_rewards:
         values = _without(values, SFT_ONLY) | {"preset": config.preset}
-        data = {"path": str(prompts_file(config, directory))}
+        shown = getattr(objective, "needs_demonstrations", False)
+        data = {"path": str(prompts_file(config, directory, with_demonstrations=shown))}
     else:
         data = {"path": str(demonstrations_file(config, directory))}
-    objective = overrides.get("objective")
-    if objective and not learns_from_rewards:
-        if parse_objective({"name": "curio", **objective}).needs_suppressed:
+        if objective.needs_suppressed:
             data["suppressed_path"] = str(wrong_samples_file(config, directory))
     ours = {
         "output_dir": str(folder(directory, name)),
-        "model": {"path": str(folder(directory, start) / "hf" if start else BASE_MODEL)},
+        "model": {"path": str(folder(directory, start) / "hf" if start else base_model(config))},
         "data": data,
     }
     return parse_config(merge(merge(values, overrides), ours))
@@ -136,41 +154,44 @@ def folder(directory: Path, name: str) -> Path:
 def demonstrations_file(config: RunConfig, directory: Path) -> Path:
     """The expert's demonstrations as a parquet file in the schema of real data."""
     world = _world(config)
-    kind, _, share = world.demonstrations.partition(" ")
-    recipe = world.demonstrations.replace(" ", "-")
-    path = directory / f"demonstrations-{recipe}-{world.num_demonstrations}-{config.seed}.parquet"
+    count, recipe = world.num_demonstrations, world.demonstrations.replace(" ", "-")
+    path = directory / f"demonstrations-{world.name}-{recipe}-{count}-{config.seed}.parquet"
     if not path.is_file():
-        items = demonstrations(
-            cast(Any, kind), q=_share(share), count=world.num_demonstrations, seed=config.seed
-        )
-        _write(path, items)
+        expert, q = parse_recipe(world.demonstrations)
+        _write(path, embedded(config).demonstrations(expert, q=q, count=count, seed=config.seed))
     return path
 
 
-def prompts_file(config: RunConfig, directory: Path) -> Path:
-    """Problems without demonstrations, for RL: as a parquet file in the schema of real data."""
+def prompts_file(config: RunConfig, directory: Path, *, with_demonstrations: bool = False) -> Path:
+    """Problems for RL, as a parquet file in the schema of real data.
+
+    With demonstrations the ID problems come with one each; the expert shows no hard ones.
+    """
     world = _world(config)
     count, share = world.num_prompts, world.hard_share
-    path = directory / f"prompts-{count}-{share}-{config.seed}.parquet"
+    kind = f"-{world.demonstrations.replace(' ', '-')}" if with_demonstrations else ""
+    path = directory / f"prompts-{world.name}{kind}-{count}-{share}-{config.seed}.parquet"
     if not path.is_file():
-        hard = round(count * share)
-        problems = [
-            *training_problems("id", count - hard, seed=config.seed),
-            *training_problems("hard", hard, seed=config.seed),
-        ]
-        _write(path, problems)
+        hard, ours = round(count * share), embedded(config)
+        easy = count - hard
+        if with_demonstrations:
+            expert, q = parse_recipe(world.demonstrations)
+            first = ours.demonstrations(expert, q=q, count=easy, seed=config.seed)
+        else:
+            first = ours.training_problems("id", easy, seed=config.seed)
+        _write(path, [*first, *ours.training_problems("hard", hard, seed=config.seed)])
     return path
 
 
 def wrong_samples_file(config: RunConfig, directory: Path) -> Path:
     """What the base model gets wrong, for objectives that unlearn it, as a JSONL file."""
-    count = _world(config).num_demonstrations
-    path = directory / f"wrong-samples-{count}-{config.seed}.jsonl"
+    world, count = embedded(config), _world(config).num_demonstrations
+    path = directory / f"wrong-samples-{world.name}-{count}-{config.seed}.jsonl"
     if not path.is_file():
-        model, params = models.load_pretrained(BASE_MODEL, dtype=jnp.float32)
-        tokenizer = load_tokenizer(str(BASE_MODEL))
+        model, params = models.load_pretrained(base_model(config), dtype=jnp.float32)
+        tokenizer = load_tokenizer(str(world.base_model))
         with progress.status("sampling wrong answers of the base model"):
-            found = wrong_samples(params, model, tokenizer, count=count, seed=config.seed)
+            found = wrong_samples(world, params, model, tokenizer, count=count, seed=config.seed)
         write_jsonl(path, found)
     return path
 
@@ -189,38 +210,43 @@ def scores_of(config: RunConfig, checkpoint: Path, directory: Path, step: int) -
 
 def is_current(config: RunConfig, scores: Mapping[str, Any] | None) -> bool:
     """Whether the scores were measured as the config asks."""
-    world = config.world
-    if scores is None or world is None:
+    if scores is None or config.world is None:
         return False
-    asked = {
-        "samples": world.samples,
-        "prompts_id": world.id_prompts,
-        "prompts_hard": world.hard_prompts,
-        "seed": config.seed,
-    }
-    return all(scores.get(key) == value for key, value in asked.items())
+    prompts = {f"prompts_{kind}": count for kind, count in config.world.prompts.items()}
+    asked = {"samples": config.world.samples, "seed": config.seed, **prompts}
+    return all(scores.get(key, 0) == value for key, value in asked.items())
 
 
 def evaluate(config: RunConfig, folder: Path) -> dict[str, Any]:
     """Samples from an exported model on held-out problems."""
     model, params = models.load_pretrained(folder, dtype=jnp.float32)
-    name = "base model" if folder == BASE_MODEL else folder.parent.name
+    name = "base model" if folder == embedded(config).base_model else folder.parent.name
     return score(config, model, params, name)
 
 
 def score(config: RunConfig, model: ModelConfig, params: Any, name: str) -> dict[str, Any]:
     """Samples from a model on held-out problems; `name` is for the display."""
-    world = _world(config)
+    asked, world = _world(config), embedded(config)
     with progress.status(f"evaluating {name}"):
-        return evaluate_countdown(
+        return evaluate_world(
+            world,
             params,
             model,
-            load_tokenizer(str(BASE_MODEL)),
-            prompts_id=world.id_prompts,
-            prompts_hard=world.hard_prompts,
-            samples=world.samples,
+            load_tokenizer(str(world.base_model)),
+            prompts=asked.prompts,
+            samples=asked.samples,
             seed=config.seed,
         )
+
+
+def embedded(config: RunConfig) -> EmbeddedWorld:
+    """The world that a comparison is made in."""
+    return embedded_world(_world(config).name)
+
+
+def base_model(config: RunConfig) -> Path:
+    """What runs start from: `model.path`, which has the world's tokenizer, or the shipped one."""
+    return Path(config.model.path) if config.model.path else embedded(config).base_model
 
 
 def keep_freed_memory() -> None:
@@ -268,21 +294,14 @@ def _without(values: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
 
 def _write(path: Path, items: Sequence[Demonstration] | Sequence[Problem]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")  # another process may write the same file
     write_parquet(temporary, items)
     temporary.replace(path)
 
 
 def _world(config: RunConfig) -> World:
     if config.world is None:
-        raise ConfigError("compare: needs an embedded world; set world.name=countdown")
-    return config.world
-
-
-def _share(text: str) -> float:
-    try:
-        return float(text or 0)
-    except ValueError:
         raise ConfigError(
-            f"world.demonstrations: {text!r} is no share; write e.g. `two 0.2`"
-        ) from None
+            f"compare: needs an embedded world; set world.name to {' or '.join(WORLDS)}"
+        )
+    return config.world

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from curiojax.objectives import OBJECTIVES, POLICY_OBJECTIVES
+from curiojax.objectives import OBJECTIVES, POLICY_OBJECTIVES, RatioObjective
 from curiojax.sections import Data
 
 # The paper's text and the released code differ. Where a preset is named, it sets these fields; what
@@ -135,7 +135,9 @@ def check_stage(config: Any) -> None:
         raise ValueError(
             "data.max_response_tokens: means nothing in stage grpo; use rollout.max_response_tokens"
         )
-    if config.max_staleness and config.objective.name == "grpo" and not config.objective.tis_cap:
+    _check_demonstrations(config)
+    corrects = isinstance(config.objective, RatioObjective)
+    if config.max_staleness and corrects and not config.objective.tis_cap:
         raise ValueError(
             "max_staleness: completions from older weights need objective.tis_cap (2.0 is usual), "
             "with rollout.top_p=1.0; or set max_staleness=0"
@@ -151,4 +153,13 @@ def check_stage(config: Any) -> None:
             "objective.tis_cap: compares the trainer's probabilities with the sampler's, which "
             "top_p below 1 or top_k cut off; set rollout.top_p=1.0 (and top_k=0), or "
             "objective.tis_cap=null"
+        )
+
+
+def _check_demonstrations(config: Any) -> None:
+    objective = config.objective
+    if objective.needs_demonstrations and objective.stands_beside and objective.dynamic_sampling:
+        raise ValueError(
+            f"objective.dynamic_sampling: {objective.name} learns from the demonstration of a "
+            "prompt even if all rewards are equal, so that none is to be dropped; remove it"
         )

@@ -109,6 +109,7 @@ class Encoder:
       overlong: `drop`; `truncate`, which cuts responses (and the end-of-sequence token with them,
         as released: a cut text must not teach the model to stop) but still drops prompts; or
         `error`.
+      limit_field: what the config calls the limit of responses, for the message of `error`.
     """
 
     tokenizer: Any
@@ -116,6 +117,7 @@ class Encoder:
     max_prompt_tokens: int
     max_response_tokens: int
     overlong: Literal["drop", "truncate", "error"]
+    limit_field: str = "data.max_response_tokens"
 
     def check(self) -> None:
         """Raises a ConfigError if the tokenizer cannot do what the template needs."""
@@ -156,9 +158,10 @@ class Encoder:
             if self.overlong == "error" and reason in (PROMPT_TOO_LONG, RESPONSE_TOO_LONG):
                 part = "prompt" if reason == PROMPT_TOO_LONG else "response"
                 size = len(prompt) if part == "prompt" else len(response)
+                field = "data.max_prompt_tokens" if part == "prompt" else self.limit_field
                 raise ConfigError(
                     f"data.overlong: record {records[index]['id']} has {size} {part} tokens, more "
-                    f"than data.max_{part}_tokens; raise it, or set data.overlong=drop"
+                    f"than {field}; raise it, or set data.overlong=drop"
                 )
             reasons[REASONS.index(reason)] += 1
             if reason != _KEPT:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,9 @@ from curiojax.data.batches import epoch_order
 from curiojax.errors import ConfigError
 
 UNVERIFIABLE = "ground truth that the verifier cannot grade against"
+# These keep their prompt.
+MISSING = "demonstration missing (the prompt is kept)"
+TOO_LONG = "demonstration too long (the prompt is kept)"
 _CHUNK = 256  # prompts tokenised at once
 _REFILL = 1 << 32  # keys of the extra draws of a step, away from those of the epochs
 
@@ -34,7 +37,10 @@ class PromptData:
       names: the record's id in the source.
       drops: records left out, counted by reason.
       seed: of the order.
-      fingerprint: hash of ids and ground truths; with the seed it decides every step's prompts.
+      fingerprint: hash of ids and ground truths (and demonstrations); with the seed it decides
+        every step's prompts.
+      demonstrations: of each prompt the token ids of the record's response, encoded as the
+        supervised stage does, or None where it has none; empty where none were asked for.
     """
 
     ids: list[list[int]]
@@ -44,6 +50,16 @@ class PromptData:
     drops: dict[str, int]
     seed: int
     fingerprint: str
+    demonstrations: list[list[int] | None] = field(default_factory=list)
+
+    @property
+    def num_demonstrations(self) -> int:
+        """Prompts with a demonstration."""
+        return sum(found is not None for found in self.demonstrations)
+
+    def demonstration(self, prompt: int) -> list[int] | None:
+        """That of a prompt, if it has one."""
+        return self.demonstrations[prompt] if self.demonstrations else None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -75,6 +91,7 @@ def build_prompts(
     *,
     seed: int,
     gradable: Callable[[list[str]], list[bool]],
+    demonstration_tokens: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PromptData:
     """Reads, checks and tokenises the prompts.
@@ -85,10 +102,13 @@ def build_prompts(
       seed: of the order of the prompts.
       gradable: for ground truths, whether the verifier can grade against each. A prompt whose
         ground truth it cannot parse would only ever be punished, so it is left out and counted.
+      demonstration_tokens: longest demonstration, its end-of-sequence token included; what becomes
+        of a longer one is `data.overlong`'s to say, and its prompt stays. None: they are not read.
       progress: called with (records done, records in all).
 
     Raises:
-      ConfigError: unreadable data, no ground truth anywhere, or nothing left to sample from.
+      ConfigError: unreadable data, no ground truth anywhere, nothing left to sample from, or not
+        one demonstration where they are asked for.
     """
     if not data_config.path:
         raise ConfigError("data.path: not set; give a hub id or a parquet, JSONL or JSON file")
@@ -105,6 +125,8 @@ def build_prompts(
     messages: list[list[templates.Message]] = []
     truths: list[str] = []
     names: list[str] = []
+    demonstrations: list[list[int] | None] = []
+    encoder = _demonstration_encoder(data_config, tokenizer, demonstration_tokens)
 
     def drop(reason: str) -> None:
         drops[reason] = drops.get(reason, 0) + 1
@@ -116,7 +138,9 @@ def build_prompts(
         )
         texts = [str(record["ground_truth"]) for record in chunk]
         verifiable = gradable(texts)
-        for record, prompt, truth, fine in zip(chunk, prompts, texts, verifiable, strict=True):
+        responses = [None] * len(chunk) if encoder is None else _responses(encoder, chunk)
+        rows = zip(chunk, prompts, texts, verifiable, responses, strict=True)
+        for record, prompt, truth, fine, response in rows:
             if not prompt:
                 drop(encoding.EMPTY_PROMPT)
             elif len(prompt) > data_config.max_prompt_tokens:
@@ -128,12 +152,56 @@ def build_prompts(
                 messages.append(record["prompt"])
                 truths.append(truth)
                 names.append(record["id"])
+                demonstrations.append(response)
+                if encoder is not None and response is None:
+                    drop(TOO_LONG if record["response"].strip() else MISSING)
         if progress is not None:
             progress(min(start + _CHUNK, len(source)), len(source))
     if not ids:
         raise ConfigError(_nothing_left(data_config.path, source.num_rows, drops))
-    digest = hashlib.sha256(json.dumps([ids, truths]).encode("utf-8", "surrogatepass"))
-    return PromptData(ids, messages, truths, names, drops, seed, digest.hexdigest())
+    if encoder is None:
+        demonstrations = []
+    elif not any(demonstrations):
+        raise ConfigError(
+            f"data.path: none of the {len(ids)} prompts of {data_config.path} has a demonstration "
+            f"of at most {demonstration_tokens} tokens, which this objective learns from; give "
+            "data with responses (a column such as target), or set objective.name=grpo"
+        )
+    hashed = [ids, truths, *([demonstrations] if encoder else [])]
+    digest = hashlib.sha256(json.dumps(hashed).encode("utf-8", "surrogatepass")).hexdigest()
+    return PromptData(ids, messages, truths, names, drops, seed, digest, demonstrations)
+
+
+def _demonstration_encoder(
+    data_config: Any, tokenizer: Any, longest: int | None
+) -> encoding.Encoder | None:
+    if longest is None:
+        return None
+    encoder = encoding.Encoder(
+        tokenizer,
+        data_config.template,
+        data_config.max_prompt_tokens,
+        longest,
+        data_config.overlong,
+        limit_field="rollout.max_response_tokens",
+    )
+    encoder.check()
+    return encoder
+
+
+def _responses(encoder: encoding.Encoder, chunk: list[dict[str, Any]]) -> list[list[int] | None]:
+    """The token ids of the records' responses; None where there is none, or none that fits."""
+    encoded = encoder(chunk)
+    if encoded.error:
+        raise ConfigError(encoded.error)
+    found: list[list[int] | None] = [None] * len(chunk)
+    start = 0
+    for row, prompt, length in zip(
+        encoded.rows, encoded.prompt_lengths, encoded.lengths, strict=True
+    ):
+        found[row] = encoded.tokens[start + prompt : start + length].tolist()
+        start += length
+    return found
 
 
 def _nothing_left(path: str, num_rows: int, drops: dict[str, int]) -> str:

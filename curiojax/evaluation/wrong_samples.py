@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from curiojax.data.worlds.demonstrations import training_problems
-from curiojax.evaluation.countdown import grade, sample_problems
+from curiojax.data.worlds.interface import EmbeddedWorld
+from curiojax.evaluation.worlds import grade, sample_problems
 
 SAMPLES = 4
 
 
 def wrong_samples(
-    params: Any, model: Any, tokenizer: Any, *, count: int, seed: int
+    world: EmbeddedWorld, params: Any, model: Any, tokenizer: Any, *, count: int, seed: int
 ) -> list[dict[str, Any]]:
     """For each problem, of those samples that the verifier rejects, the one most likely drawn.
 
@@ -23,6 +23,7 @@ def wrong_samples(
     if its search is: a model that has not seen the answer format is not blamed for it.
 
     Args:
+      world: the world.
       params, model, tokenizer: the model, usually the base.
       count: how many training problems are tried, with `SAMPLES` samples each.
       seed: of the choice of problems and of the sampling.
@@ -31,11 +32,18 @@ def wrong_samples(
       Records {prompt, completion, ground_truth}, fewer than `count`: problems whose samples were
       all right, or all cut off, have none.
     """
-    problems = training_problems("id", count, seed=seed)
+    problems = world.training_problems("id", count, seed=seed)
     completions = sample_problems(
-        params, model, tokenizer, problems, samples=SAMPLES, seed=seed, batch_size=4096
+        params,
+        model,
+        tokenizer,
+        problems,
+        max_new_tokens=world.response_tokens,
+        samples=SAMPLES,
+        seed=seed,
+        batch_size=4096,
     )
-    verdicts = grade(tokenizer, problems, completions)
+    verdicts = grade(world, tokenizer, problems, completions)
     records = []
     for problem, row, judged in zip(problems, completions, verdicts, strict=True):
         wrong = [
@@ -47,7 +55,7 @@ def wrong_samples(
             worst = max(wrong, key=lambda sample: float(np.mean(sample.log_probs)))
             text = tokenizer.decode(worst.tokens, skip_special_tokens=True)
             records.append(
-                {"prompt": problem.prompt, "completion": text, "ground_truth": problem.prompt}
+                {"prompt": problem.prompt, "completion": text, "ground_truth": problem.ground_truth}
             )
     return records
 

@@ -3,7 +3,8 @@
 from curiojax.losses.advantages import group_advantages, groups_with_signal, handle_overlong
 from curiojax.losses.aggregation import aggregate, aggregation_weights
 from curiojax.losses.curio import largest_safe_alpha
-from curiojax.losses.policy import effective_sample_share, policy_loss
+from curiojax.losses.divergences import effective_sample_share
+from curiojax.losses.policy import policy_loss
 from curiojax.losses.supervised import per_token_loss, teacher_targets
 from curiojax.losses.temperature import entropy_guided_temperature
 

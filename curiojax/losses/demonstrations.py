@@ -1,12 +1,21 @@
-"""Policy losses of expert demonstrations that stand among the rollouts of a group.
+"""Policy losses of tokens that were given, not drawn: expert demonstrations beside the rollouts.
 
-Their tokens have no log-probability under the policy that wrote them. p = exp(log_probs).
+They have no log-probability under the policy that wrote them. p = exp(log_probs).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
+
+from curiojax.losses.own_tokens import PolicyTokens, clipped_loss
+from curiojax.losses.tokens import Metrics
+
+if TYPE_CHECKING:
+    from curiojax.objectives import Luffy, PrefixRft, RlPlus, Srft
 
 
 def luffy_loss(log_probs: jax.Array, advantages: jax.Array, gamma: float = 0.1) -> jax.Array:
@@ -42,3 +51,42 @@ def rl_plus_loss(
     old = jax.lax.stop_gradient(jnp.exp(old_log_probs.astype(jnp.float32)))
     explore = jax.lax.stop_gradient(jnp.maximum(1 - prob, 0) ** gamma)
     return -jax.lax.stop_gradient(advantages) * explore * 2 * prob / (1.5 * old + 0.5)
+
+
+def _luffy(objective: Luffy, tokens: PolicyTokens) -> tuple[jax.Array, Metrics]:
+    return luffy_loss(tokens.log_probs, tokens.advantages, objective.gamma), {}
+
+
+def _rl_plus(objective: RlPlus, tokens: PolicyTokens) -> tuple[jax.Array, Metrics]:
+    old = tokens.old_log_probs
+    return rl_plus_loss(tokens.log_probs, old, tokens.advantages, objective.gamma), {}
+
+
+def _srft(objective: Srft, tokens: PolicyTokens) -> tuple[jax.Array, Metrics]:
+    assert tokens.sequence_entropy is not None
+    weight = objective.sft_coef * jnp.exp(-tokens.sequence_entropy)
+    shaped = luffy_loss(tokens.log_probs, tokens.advantages, objective.gamma)
+    return shaped - weight * tokens.log_probs, {"sft_weight": weight}
+
+
+def _cross_entropy(objective, tokens: PolicyTokens) -> tuple[jax.Array, Metrics]:
+    return -tokens.log_probs, {}
+
+
+def _prefix_rft(objective: PrefixRft, tokens: PolicyTokens) -> tuple[jax.Array, Metrics]:
+    """As the policy's own tokens, where they are selected."""
+    loss, flags = clipped_loss(objective, tokens)
+    chosen = jnp.ones(loss.shape, bool) if tokens.selected is None else tokens.selected != 0
+    clipped = flags["clipped_high"] + flags["clipped_low"] + flags["dual_clipped"]
+    metrics = {"given_kept": chosen.astype(jnp.float32), "given_advantage": tokens.advantages}
+    return jnp.where(chosen, loss, 0), metrics | {"given_clipped": jnp.where(chosen, clipped, 0)}
+
+
+GIVEN_LOSSES: dict[str, Callable[..., tuple[jax.Array, Metrics]]] = {
+    "luffy": _luffy,
+    "rl_plus": _rl_plus,
+    "srft": _srft,
+    "hpt": _cross_entropy,
+    "sft_rl": _cross_entropy,
+    "prefix_rft": _prefix_rft,
+}

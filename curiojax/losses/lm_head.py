@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 
 from curiojax.losses.chunks import chunking, head_logits, valid_hidden
-from curiojax.losses.policy import POLICY_LOSSES, policy_token_loss, score
+from curiojax.losses.own_tokens import POLICY_LOSSES
+from curiojax.losses.policy import policy_token_loss, score
 from curiojax.losses.supervised import per_token_loss, teacher_targets
 from curiojax.losses.temperature import entropy, log_softmax_parts
 
@@ -39,8 +40,9 @@ _GIVEN = {
     "suppressed": "suppressed",
 }
 _GIVEN_POLICY = {
-    "advantages", "old_log_probs", "on_policy", "sampler_log_probs", "ref_log_probs"
-}  # fmt: skip
+    *("advantages", "old_log_probs", "on_policy", "sampler_log_probs", "ref_log_probs"),
+    *("given", "sequence_entropy", "selected"),
+}
 
 
 class _How(NamedTuple):
@@ -183,7 +185,8 @@ def chunked_loss(
         quantile of all tokens) and `suppressed` (for `Oxa`). A policy objective takes `advantages`
         (also `[B, 1]`) and what else `policy_token_loss` is given: `old_log_probs` (left out, the
         ratio is exactly 1, as it is in the first update after a rollout), `on_policy` (the same,
-        token by token), `sampler_log_probs`, `ref_log_probs`.
+        token by token), `sampler_log_probs`, `ref_log_probs`, `given`, `sequence_entropy`,
+        `selected`.
       teacher: head `[V, D]` and hidden states `[B, T, D]` of the other model, for objectives with
         `needs_teacher_logits`; D may differ from the student's.
       temperature: of the rollouts, for policy objectives; divides the logits.

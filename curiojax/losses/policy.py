@@ -16,63 +16,18 @@ differentiated, the second is a constant. Log-ratios are clamped to +-20 before 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
-from curiojax.losses.regularized import MAX_LOG_RATIO
+from curiojax.losses.demonstrations import GIVEN_LOSSES
+from curiojax.losses.divergences import estimate, mismatch
+from curiojax.losses.own_tokens import POLICY_LOSSES, PolicyTokens
 from curiojax.losses.tokens import Metrics, label_log_probs
 
 if TYPE_CHECKING:
-    from curiojax.objectives import Grpo, GrpoReleased, Policy
-
-
-def _bounded(log_ratio: jax.Array) -> jax.Array:
-    return jnp.clip(log_ratio, -MAX_LOG_RATIO, MAX_LOG_RATIO)
-
-
-def _estimate(estimator: str, gap: jax.Array) -> jax.Array:
-    """Of KL(p || q) from the gap log p - log q at a token that was drawn from p."""
-    if estimator == "k1":
-        return gap
-    if estimator == "k2":
-        return jnp.square(gap) / 2
-    gap = _bounded(gap)
-    return jnp.exp(-gap) - 1 + gap
-
-
-def _clipped(objective: Grpo, log_probs, log_ratio, advantages) -> tuple[jax.Array, Metrics]:
-    ratio = jnp.exp(_bounded(log_ratio))
-    lowest, highest = 1 - objective.clip_low, 1 + objective.clip_high
-    high = (advantages > 0) & (ratio > highest)
-    low = (advantages < 0) & (ratio < lowest)
-    used = jnp.where(high, highest, jnp.where(low, lowest, ratio))
-    dual = jnp.zeros_like(high)
-    if objective.dual_clip is not None:
-        dual = (advantages < 0) & (ratio > objective.dual_clip)
-        used = jnp.where(dual, objective.dual_clip, used)
-    return -advantages * used, _flags(ratio, high, low, dual)
-
-
-def _released(objective: GrpoReleased, log_probs, log_ratio, advantages):
-    ratio = jnp.exp(_bounded(log_ratio))
-    lowest, highest = 1 - objective.clip_low, 1 + objective.clip_high
-    loss = jnp.minimum(-advantages * log_probs, -advantages * jnp.clip(ratio, lowest, highest))
-    high, low = ((advantages > 0) & outside for outside in (ratio > highest, ratio < lowest))
-    return loss, _flags(ratio, high, low, jnp.zeros_like(high))
-
-
-def _flags(ratio, high, low, dual) -> Metrics:
-    flags = {"clipped_high": high, "clipped_low": low, "dual_clipped": dual}
-    return {"ratio": ratio, **{name: x.astype(jnp.float32) for name, x in flags.items()}}
-
-
-POLICY_LOSSES: dict[str, Callable[..., tuple[jax.Array, Metrics]]] = {
-    "grpo": _clipped,
-    "grpo_released": _released,
-}
+    from curiojax.objectives import Policy
 
 
 def policy_loss(
@@ -85,11 +40,14 @@ def policy_loss(
     sampler_log_probs: jax.Array | None = None,
     ref_log_probs: jax.Array | None = None,
     entropy: jax.Array | None = None,
+    given: jax.Array | None = None,
+    sequence_entropy: jax.Array | None = None,
+    selected: jax.Array | None = None,
 ) -> tuple[jax.Array, Metrics]:
     """The loss of every token, not reduced; see `aggregate`.
 
     Args:
-      objective: `Grpo` or `GrpoReleased`; static under `jax.jit`.
+      objective: a policy objective of `curiojax.objectives`; static under `jax.jit`.
       log_probs: `[B, T]` (or any shape) of the sampled tokens under the policy being trained, at
         the temperature of the rollouts. The gradient flows through these, and the entropy.
       old_log_probs: the same at the start of the update, or None for the first update after it: the
@@ -101,6 +59,13 @@ def policy_loss(
         vocabulary, before any top-p or top-k cut; needed with `tis_cap`.
       ref_log_probs: `[B, T]` under the reference; needed with `kl_coef` above 0.
       entropy: `[B, T]` in nats of the policy being trained; needed with `entropy_coef` above 0.
+      given: `[B, T]`, not 0 where the token was given and not drawn by the policy, as those of a
+        demonstration are; their loss is that of `curiojax.losses.demonstrations`, without
+        importance weight and penalty. Only for objectives that learn from such; None: none is.
+      sequence_entropy: `[B, T]`, mean entropy (nats) of the tokens of each token's sequence; needed
+        by `Srft`. A constant.
+      selected: `[B, T]`, of the tokens that were given, not 0 where they are learnt; the others
+        have neither loss nor entropy bonus. Needed by objectives with `selects_given`.
 
     Returns:
       The loss, float32 `[B, T]`, and float32 `[B, T]` metrics without gradient: `policy_loss`
@@ -110,7 +75,10 @@ def policy_loss(
       KL(policy || reference) and, if it is in the loss, `kl`; with `sampler_log_probs` the
       estimates `mismatch_k1` and `mismatch_k3` of KL(sampler || old), `mismatch_abs`
       (|lp_old - lp_sampler|), `tis_weight` (neither truncated nor in the loss where the objective
-      has no `tis_cap`), `tis_weight_squared` (see `effective_sample_share`) and `tis_capped`.
+      has no `tis_cap`), `tis_weight_squared` (see `effective_sample_share`) and `tis_capped`; with
+      `given` itself, `given_loss` and `given_prob`; and of `Srft` `sft_weight`, `positive_weight`
+      and the flags `positive` and `negative`. `given_loss`, `given_prob` and `sft_weight` mean
+      something at given tokens only, the others only at the policy's own.
 
     Raises:
       ValueError: unknown objective, something that it needs is missing, or shapes that do not fit.
@@ -124,6 +92,10 @@ def policy_loss(
     _need(objective, tis_cap is not None, "tis_cap", sampler_log_probs, "sampler_log_probs")
     _need(objective, kl_coef > 0, "kl_coef above 0", ref_log_probs, "ref_log_probs")
     _need(objective, entropy_coef > 0, "entropy_coef above 0", entropy, "entropy")
+    weighs = objective.needs_sequence_entropy
+    _need(objective, weighs, "its weight", sequence_entropy, "sequence_entropy")
+    chooses = objective.selects_given and given is not None
+    _need(objective, chooses, "entropy_share below 1", selected, "selected")
     valid = mask.astype(bool)
 
     # Before and after: a NaN that is only thrown away afterwards still reaches the gradient.
@@ -144,23 +116,36 @@ def policy_loss(
     else:
         old = constant(old_log_probs, "old_log_probs")
     gap = log_probs - old
-    loss_of = POLICY_LOSSES[objective.name]
-    loss, metrics = loss_of(objective, log_probs, gap, advantages)
+    tokens = PolicyTokens(log_probs, old, gap, advantages)
+    if sequence_entropy is not None:
+        tokens = tokens._replace(sequence_entropy=constant(sequence_entropy, "sequence_entropy"))
+    if selected is not None:
+        tokens = tokens._replace(selected=constant(selected, "selected"))
+    loss, metrics = POLICY_LOSSES[objective.name](objective, tokens)
     metrics["old_kl"] = -gap
     if sampler_log_probs is not None:
-        found = _mismatch(old, constant(sampler_log_probs, "sampler_log_probs"), tis_cap)
+        found = mismatch(old, constant(sampler_log_probs, "sampler_log_probs"), tis_cap)
         metrics |= found
         if tis_cap is not None:
             loss = found["tis_weight"] * loss
     metrics["policy_loss"] = loss
     if ref_log_probs is not None:
         gap = log_probs - constant(ref_log_probs, "ref_log_probs")
-        metrics |= {f"kl_{k}": _estimate(k, gap) for k in ("k1", "k3")}
+        metrics |= {f"kl_{k}": estimate(k, gap) for k in ("k1", "k3")}
         if kl_coef > 0:
-            metrics["kl"] = _estimate(getattr(objective, "kl_estimator", "k3"), gap)
+            metrics["kl"] = estimate(getattr(objective, "kl_estimator", "k3"), gap)
             loss = loss + kl_coef * metrics["kl"]
-    if entropy is not None and entropy_coef > 0:
-        loss = loss - entropy_coef * keep(entropy, "entropy")
+    bonus = keep(entropy, "entropy") if entropy is not None and entropy_coef > 0 else None
+    if given is not None:
+        theirs = constant(given, "given") != 0
+        given_loss, more = GIVEN_LOSSES[objective.name](objective, tokens)
+        loss = jnp.where(theirs, given_loss, loss)
+        metrics |= {"given": theirs.astype(jnp.float32), "given_loss": given_loss, **more}
+        metrics["given_prob"] = jnp.exp(log_probs)
+        if bonus is not None and tokens.selected is not None:
+            bonus = jnp.where(theirs & (tokens.selected == 0), 0, bonus)
+    if bonus is not None:
+        loss = loss - entropy_coef * bonus
     metrics = jax.lax.stop_gradient(metrics)
     return jnp.where(valid, loss, 0), {k: jnp.where(valid, x, 0) for k, x in metrics.items()}
 
@@ -168,37 +153,6 @@ def policy_loss(
 def _need(objective: Policy, needed: bool, option: str, given, name: str) -> None:
     if needed and given is None:
         raise ValueError(f"{objective.name}: {option} needs {name}")
-
-
-def _mismatch(old: jax.Array, sampler: jax.Array, cap: float | None) -> Metrics:
-    gap = sampler - old
-    weight = jnp.exp(_bounded(-gap))
-    capped = jnp.zeros_like(weight, bool) if cap is None else weight > cap
-    if cap is not None:
-        weight = jnp.minimum(weight, cap)
-    return {
-        "mismatch_abs": jnp.abs(gap),
-        "mismatch_k1": gap,
-        "mismatch_k3": _estimate("k3", gap),
-        "tis_weight": weight,
-        "tis_weight_squared": jnp.square(weight),
-        "tis_capped": capped.astype(jnp.float32),
-    }
-
-
-def effective_sample_share(weight_sum: float, square_sum: float, count: float) -> float:
-    """Effective sample size (ESS) over sample size: (sum w)^2 / (n sum w^2), in (0, 1].
-
-    Args:
-      weight_sum, square_sum: sums over tokens of `tis_weight` and `tis_weight_squared`.
-      count: how many tokens these are.
-
-    Returns:
-      1 when all weights are equal, and also when there are no tokens.
-    """
-    if not square_sum:
-        return 1.0
-    return weight_sum**2 / (count * square_sum)
 
 
 def policy_token_loss(
@@ -213,6 +167,9 @@ def policy_token_loss(
     on_policy: jax.Array | None = None,
     sampler_log_probs: jax.Array | None = None,
     ref_log_probs: jax.Array | None = None,
+    given: jax.Array | None = None,
+    sequence_entropy: jax.Array | None = None,
+    selected: jax.Array | None = None,
 ) -> tuple[jax.Array, Metrics]:
     """`policy_loss` of tokens `[N]` from the policy's logits `[N, V]` before the temperature.
 
@@ -241,6 +198,9 @@ def policy_token_loss(
         sampler_log_probs=sampler_log_probs,
         ref_log_probs=ref_log_probs,
         entropy=scores["entropy"],
+        given=given,
+        sequence_entropy=sequence_entropy,
+        selected=selected,
     )
     kept = {k: jnp.where(valid, jax.lax.stop_gradient(x), 0) for k, x in scores.items()}
     return loss, {**kept, **metrics}

@@ -13,16 +13,33 @@ from curiojax.config import RunConfig, to_yaml
 from curiojax.reports.training import write_training_report
 from curiojax.sections import World
 
-READING = (
-    "One seed on a toy task: read differences below about 0.03 as noise. A study of such a world "
-    "with four seeds found: vanilla SFT raises accuracy on problems like the demonstrations, and "
-    "costs entropy and most of the base model's pass@16 on hard problems. Where the demonstrations "
-    "hold several strategies, CurioSFT as published gives a part of both back and costs accuracy; "
-    "a fixed temperature of 1.5 does more of the same. A lower learning rate has an effect of "
-    "similar size, and strategies that the demonstrations lack are lost with every method. GRPO "
-    "afterwards raises accuracy a little and costs entropy; whether it started from vanilla SFT or "
-    "from CurioSFT as published made no difference that the study could tell from noise."
-)
+READINGS = {
+    "countdown": (
+        "One seed on a toy task: read differences below about 0.03 as noise. A study of such a "
+        "world with four seeds found: vanilla SFT raises accuracy on problems like the "
+        "demonstrations, and costs entropy and most of the base model's pass@16 on hard problems. "
+        "Where the demonstrations hold several strategies, CurioSFT as published gives a part of "
+        "both back and costs accuracy; a fixed temperature of 1.5 does more of the same. A lower "
+        "learning rate has an effect of similar size, and strategies that the demonstrations lack "
+        "are lost with every method. GRPO afterwards raises accuracy a little and costs entropy; "
+        "whether it started from vanilla SFT or from CurioSFT as published made no difference "
+        "that the study could tell from noise."
+    ),
+    "modchain": (
+        "One seed on a toy task: read differences below about 0.03 as noise. What makes a hard "
+        "problem hard is its length: a line per reduction, as the demonstrations mostly have it, "
+        "does not fit. The base model often reduces several places in one line; the "
+        "demonstrations rarely do. Vanilla SFT learns the answer format and the canonical order, "
+        "and keeps of the rest about what the demonstrations hold."
+    ),
+}
+
+
+# What the score that ignores the answer is called, and what it is.
+SEARCH = {
+    "countdown": ("format ignored", "judged by the search alone"),
+    "modchain": ("lines right", "judged by the lines alone, which a guess does not pass"),
+}
 
 
 class Run(Protocol):
@@ -39,11 +56,13 @@ class Run(Protocol):
 def columns(world: World) -> dict[str, str]:
     """What the table shows: keys of the evaluation and of the last step's metrics, and titles."""
     k = world.samples
+    longer = {"longer_pass1": "longer pass@1"} if world.longer_prompts else {}
     return {
         "id_pass1": "ID pass@1",
         f"id_pass{k}": f"ID pass@{k}",
         f"hard_pass{k}": f"hard pass@{k}",
-        f"search_hard_pass{k}": "format ignored",
+        f"search_hard_pass{k}": SEARCH[world.name][0],
+        **longer,
         "entropy": "entropy",
         "weight_mean": "mean w",
         "weight_below_0.9": "w < 0.9",
@@ -56,13 +75,21 @@ def show(
     directory: Path,
     rows: Sequence[Sequence[Any]],
     results: Mapping[str, Run],
+    *,
+    world_title: str,
+    kinds: Mapping[str, str],
 ) -> None:
-    """Writes the report and prints its table, one row per model, with `columns(world)`."""
+    """Writes the report and prints its table, one row per model, with `columns(world)`.
+
+    `world_title` and `kinds` are what the world and its kinds of problems are called.
+    """
     titles = ["run", *columns(world).values()]
+    asked = [f"{count} {kinds[name]}" for name, count in world.prompts.items() if count]
+    name, meaning = SEARCH[world.name]
     caption = (
-        f"{world.id_prompts} ID and {world.hard_prompts} hard problems, held out, {world.samples} "
-        "samples each at temperature 1. Entropy: nats per token of the model's own samples. "
-        f"Format ignored: hard pass@{world.samples} judged by the search alone. "
+        f"{' and '.join(asked)} problems, held out, {world.samples} samples each at temperature 1. "
+        "Entropy: nats per token of the model's own samples. "
+        f"{name.capitalize()}: hard pass@{world.samples} {meaning}. "
         "w: weight of a token's cross-entropy gradient, in the last training step. One seed."
     )
     curio = next((r for r in results.values() if "tau_mean" in r.metrics[-1]), None)
@@ -77,12 +104,13 @@ def show(
         runs={name: result.metrics for name, result in results.items()},
         table={"columns": titles, "rows": rows, "caption": caption},
         token_view=view,
-        notes=[READING],
+        notes=[READINGS[world.name]],
         config_text=to_yaml(config),
     )
-    title = "Held-out Countdown problems, one seed"
+    title = f"Held-out {world_title} problems, one seed"
     progress.print_table(titles, rows, title=title, caption=caption)
-    print(f"\n{textwrap.fill(READING, width=min(100, shutil.get_terminal_size().columns))}\n")
+    width = min(100, shutil.get_terminal_size().columns)
+    print(f"\n{textwrap.fill(READINGS[world.name], width=width)}\n")
     progress.print_pairs(
         "written",
         {

@@ -106,6 +106,43 @@ class SyncReport(NamedTuple):
         return self.num_bytes / max(self.seconds, 1e-9) / 1e9
 
 
+class Orders(NamedTuple):
+    """What is asked for, prompt by prompt; see `Rollout.generate`."""
+
+    counts: list[int]
+    limits: list[int]
+
+
+def orders_of(
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    counts: Sequence[int] | None,
+    limits: Sequence[int] | None,
+) -> Orders:
+    """The counts and limits of a call, with the defaults of `sampling` where there are none.
+
+    Raises:
+      ConfigError: one is out of its range, or they are not one per prompt; a prompt is empty.
+    """
+    for index, prompt in enumerate(prompts):
+        if not len(prompt):
+            raise ConfigError(f"prompts: prompt {index} is empty; start it with a token")
+    found = []
+    for name, values, default, most in (
+        ("counts", counts, sampling.n, None),
+        ("limits", limits, sampling.max_tokens, sampling.max_tokens),
+    ):
+        values = [default] * len(prompts) if values is None else [int(x) for x in values]
+        if len(values) != len(prompts):
+            raise ConfigError(f"{name}: {len(values)} for {len(prompts)} prompts; give one each")
+        for index, value in enumerate(values):
+            if value < 1 or (most is not None and value > most):
+                bounds = "below 1" if most is None else f"not from 1 to max_tokens = {most}"
+                raise ConfigError(f"{name}: {value}, that of prompt {index}, is {bounds}")
+        found.append(values)
+    return Orders(*found)
+
+
 class Rollout(Protocol):
     """An engine that samples from the policy."""
 
@@ -117,6 +154,8 @@ class Rollout(Protocol):
         *,
         on_group: OnGroup | None = None,
         keys: Sequence[int] | None = None,
+        counts: Sequence[int] | None = None,
+        limits: Sequence[int] | None = None,
     ) -> list[list[Completion]]:
         """Samples `sampling.n` completions of every prompt, all with one version of the weights.
 
@@ -127,12 +166,17 @@ class Rollout(Protocol):
             completions of prompt i are there; the others may still be under way.
           keys: whole numbers below 2^31 that stand for the prompts in the seeds of their draws;
             None: their positions. With them, a prompt has the same draws in any company.
+          counts: completions of each prompt, at least 1; None: `sampling.n` of all.
+          limits: new tokens of each prompt's completions, at most: from 1 to `sampling.max_tokens`,
+            which is what None means. A completion that reaches its limit ends with `length`, also
+            where `min_tokens` is more.
 
         Returns:
           For every prompt, its completions by sample index.
 
         Raises:
-          ConfigError: for an empty prompt, or one that does not fit the context with `max_tokens`.
+          ConfigError: for an empty prompt, or one that does not fit the context with its limit;
+            for counts or limits out of their ranges, or not one per prompt.
         """
         ...
 

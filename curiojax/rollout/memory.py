@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from curiojax.models import ModelConfig, abstract_params, param_axes
 from curiojax.rollout.sampler import own
-from curiojax.rollout.schedule import num_rows, ring_lengths
+from curiojax.rollout.schedule import longest_ring, num_rows, ring_lengths
 from curiojax.rollout.slots import CACHE_AXES, new_cache
 from curiojax.sharding import num_batch_shards, tree_shardings
 
@@ -24,6 +24,7 @@ def sampler_memory(
     completions: int,
     longest_prompt: int,
     max_tokens: int,
+    begun: bool = False,
 ) -> tuple[Any, Any]:
     """The sampler's copy of the weights, and its cache when it is largest.
 
@@ -34,15 +35,18 @@ def sampler_memory(
       rows: completions computed at a time, at most.
       completions: of one call of `generate`.
       longest_prompt, max_tokens: in tokens.
+      begun: some prompts come with a beginning of any length, which their limit makes up for.
 
     Returns:
       Two trees of `jax.ShapeDtypeStruct` with shardings on `mesh`.
     """
     weights = jax.eval_shape(partial(own, config=model), abstract_params(model))
     count = num_rows(completions, rows, num_batch_shards(mesh))
+    given = range(max_tokens if begun else 1)
+    prompts, limits = [longest_prompt + k for k in given], [max_tokens - k for k in given]
     caches = [
         jax.eval_shape(partial(new_cache, weights, model, count, length))
-        for length in ring_lengths(longest_prompt, max_tokens)[-2:]
+        for length in ring_lengths(longest_ring(prompts, limits))[-2:]
     ]
     return (
         jax.tree.map(_on, weights, tree_shardings(mesh, param_axes(model))),

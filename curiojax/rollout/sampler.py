@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from curiojax.errors import ConfigError
 from curiojax.models import ModelConfig, check_context, param_axes
-from curiojax.rollout.base import Completion, OnGroup, Sampling, SyncReport
+from curiojax.rollout.base import Completion, OnGroup, Orders, Sampling, SyncReport, orders_of
 from curiojax.rollout.schedule import Schedule
 from curiojax.sharding import constrain
 
@@ -65,6 +65,8 @@ class JaxSampler:
         *,
         on_group: OnGroup | None = None,
         keys: Sequence[int] | None = None,
+        counts: Sequence[int] | None = None,
+        limits: Sequence[int] | None = None,
     ) -> list[list[Completion]]:
         """As `curiojax.rollout.base.Rollout.generate`; completion (i, j) depends on `seed`,
         `keys[i]`, j, the prompt and the settings only, up to rounding of the logits."""
@@ -80,6 +82,8 @@ class JaxSampler:
                 num_slots=self._num_slots,
                 on_group=on_group,
                 keys=keys,
+                counts=counts,
+                limits=limits,
             )
 
     def sync(self, params: Any, version: int) -> SyncReport:
@@ -160,16 +164,20 @@ def _generate(
     version: int = 0,
     on_group: OnGroup | None = None,
     keys: Sequence[int] | None = None,
+    counts: Sequence[int] | None = None,
+    limits: Sequence[int] | None = None,
     progress: Progress | None = None,
 ) -> list[list[Completion]]:
-    _check(config, prompts, sampling, num_slots)
+    orders = orders_of(prompts, sampling, counts, limits)
+    _check(config, prompts, orders, num_slots)
     if not prompts:
         return []
     stop_ids = set(sampling.stop_ids)
-    groups: list[list[Any]] = [[None] * sampling.n for _ in prompts]
-    missing = [sampling.n] * len(prompts)
-    done, total = 0, len(prompts) * sampling.n
-    for finished in Schedule(params, config, prompts, sampling, seed, num_slots, keys).run():
+    groups: list[list[Any]] = [[None] * count for count in orders.counts]
+    missing = list(orders.counts)
+    done, total = 0, sum(missing)
+    plan = Schedule(params, config, prompts, sampling, seed, num_slots, keys, orders)
+    for finished in plan.run():
         for task, drawn in finished:
             tokens, log_probs, entropies = (values.tolist() for values in drawn)
             reason = "stop" if tokens[-1] in stop_ids else "length"
@@ -201,11 +209,9 @@ def own(params: Any, *, config: ModelConfig) -> Any:
 
 
 def _check(
-    config: ModelConfig, prompts: Sequence[Sequence[int]], sampling: Sampling, num_slots: int
+    config: ModelConfig, prompts: Sequence[Sequence[int]], orders: Orders, num_slots: int
 ) -> None:
     if num_slots < 1:
         raise ConfigError(f"num_slots: {num_slots} is below 1; give at least one")
-    for i, prompt in enumerate(prompts):
-        if not len(prompt):
-            raise ConfigError(f"prompts: prompt {i} is empty; start it with a token")
-        check_context(config, len(prompt) + sampling.max_tokens, "max_tokens")
+    for prompt, limit in zip(prompts, orders.limits, strict=True):
+        check_context(config, len(prompt) + limit, "max_tokens")

@@ -18,7 +18,7 @@ class Knobs(NamedTuple):
     """The numbers of a `Sampling`, as arrays: changing them compiles nothing.
 
     Attributes:
-      temperature, top_p: float32. top_k, min_tokens, max_tokens: int32. All scalars.
+      temperature, top_p: float32. top_k, min_tokens: int32. All scalars.
       stop_ids: [N] int32, filled up with -1.
     """
 
@@ -26,7 +26,6 @@ class Knobs(NamedTuple):
     top_p: jax.Array
     top_k: jax.Array
     min_tokens: jax.Array
-    max_tokens: jax.Array
     stop_ids: jax.Array
 
 

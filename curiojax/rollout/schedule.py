@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from curiojax.models import ModelConfig
 from curiojax.rollout import slots
-from curiojax.rollout.base import Sampling
-from curiojax.rollout.sampling import Cuts, Draw, Knobs
+from curiojax.rollout.base import Orders, Sampling, orders_of
+from curiojax.rollout.rows import Finished, Rows, Task
+from curiojax.rollout.sampling import Cuts, Knobs
 from curiojax.sharding import RULES
 
 # Decode steps of one call of the device program, at most.
@@ -24,82 +25,6 @@ SHORT_RING = 256
 PREFILL_TOKENS = 16384
 # What a refill costs, in decode steps; only the speed depends on it.
 REFILL_COST = 1.0
-
-
-class Task(NamedTuple):
-    """One completion to be generated."""
-
-    prompt: int
-    sample: int
-    batch: int  # of prompts that are prefilled together
-    place: int  # of the prompt in that batch
-
-
-class Finished(NamedTuple):
-    """A task with the tokens, log-probs and entropies of its completion."""
-
-    task: Task
-    drawn: Draw
-
-
-class Rows:
-    """What the host knows of every row.
-
-    `table` [6, B] is the argument of `slots.advance`: prompt's key, sample index, input token, its
-    position, number of tokens drawn, 1 for a row in use.
-    """
-
-    def __init__(self, count: int, max_tokens: int):
-        self.table = np.zeros((6, count), np.int32)
-        self.widths = np.zeros(count, np.int32)  # entries of the ring that the prompt took
-        self.tasks: list[Task | None] = [None] * count
-        dtypes = (np.int32, np.float32, np.float32)
-        arrays: Any = [np.zeros((count, max_tokens), dtype) for dtype in dtypes]
-        self.drawn = Draw(*arrays)
-
-    @property
-    def counts(self) -> np.ndarray:
-        return self.table[4]
-
-    @property
-    def used(self) -> np.ndarray:
-        return self.table[5] > 0
-
-    def assign(self, row: int, task: Task, key: int, prompt: Sequence[int], width: int) -> None:
-        self.table[:, row] = key, task.sample, prompt[-1], len(prompt) - 1, 0, 1
-        self.widths[row] = width
-        self.tasks[row] = task
-
-    def ring_length(self, steps: int) -> int:
-        """Entries that the rows in use need for `steps` more tokens."""
-        return int(np.max(self.widths + self.counts, where=self.used, initial=0)) + steps
-
-    def select(self, rows: np.ndarray) -> None:
-        """Keeps the given rows, in that order."""
-        self.table, self.widths = self.table[:, rows], self.widths[rows]
-        self.tasks = [self.tasks[row] for row in rows]
-        self.drawn = Draw(*(values[rows] for values in self.drawn))
-
-    def absorb(self, drawn: Draw, new: np.ndarray, live: np.ndarray) -> list[Finished]:
-        """Appends `new[b]` tokens to every row b, and returns what is finished by them."""
-        step, row = np.nonzero(np.arange(drawn.tokens.shape[0])[:, None] < new[None, :])
-        column = self.counts[row] + step
-        for kept, values in zip(self.drawn, drawn, strict=True):
-            kept[row, column] = values[step, row]
-        ended = np.nonzero(self.used & ~live)[0]
-        self.table[3] += new
-        self.table[4] += new
-        self.table[5] = live
-        moved = np.nonzero(new)[0]
-        self.table[2, moved] = self.drawn.tokens[moved, self.counts[moved] - 1]
-        finished = []
-        for row in ended:
-            task, self.tasks[row] = self.tasks[row], None
-            assert task is not None
-            # Copied, because the row is given away before the host gets to these.
-            kept = Draw(*(values[row, : self.counts[row]].copy() for values in self.drawn))
-            finished.append(Finished(task, kept))
-        return finished
 
 
 class Schedule:
@@ -114,28 +39,26 @@ class Schedule:
         seed: int,
         num_slots: int,
         keys: Sequence[int] | None = None,
+        orders: Orders | None = None,
     ):
         self.params, self.config, self.prompts = params, config, prompts
         self.keys = range(len(prompts)) if keys is None else keys
-        shards = _num_batch_shards()
-        rows = num_rows(len(prompts) * sampling.n, num_slots, shards)
-        # Neighbours in length are prefilled together, which keeps the padding small.
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        widest = _width(len(prompts[order[-1]]))
-        together = min(len(prompts), -(-rows // sampling.n), max(PREFILL_TOKENS // widest, 1))
-        self.together = multiple(round_up(together, 1), shards)
-        starts = range(0, len(order), self.together)
-        self.batches = [order[start : start + self.together] for start in starts]
+        counts, limits = orders or orders_of(prompts, sampling, None, None)
+        self.shards, total = _num_batch_shards(), sum(counts)
+        rows = num_rows(total, num_slots, self.shards)
+        longest = longest_ring(list(map(len, prompts)), limits)
+        self.most_together = min(len(prompts), -(-rows * len(prompts) // total))
+        self.batches = self._batches(limits, longest)
         self.waiting = deque(
-            Task(prompt, sample, batch, place)
+            Task(prompt, sample, batch, place, limits[prompt])
             for batch, members in enumerate(self.batches)
             for place, prompt in enumerate(members)
-            for sample in range(sampling.n)
+            for sample in range(counts[prompt])
         )
         self.prefilled: tuple[int, slots.Cache] | None = None
         self.rows = Rows(rows, sampling.max_tokens)
         self.steps = min(MAX_STEPS, multiple(sampling.max_tokens, 8))
-        self.rings = ring_lengths(len(prompts[order[-1]]), sampling.max_tokens)
+        self.rings = ring_lengths(longest)
         self.cache: slots.Cache | None = None
         self.num_drawn, self.num_finished = sampling.max_tokens, 2
         self.seed = np.uint32(seed % 2**32)
@@ -179,7 +102,7 @@ class Schedule:
         count = multiple(len(self.rows.tasks) // 4, _num_batch_shards())
         if self.waiting or not 0 < len(live) <= count < len(self.rows.tasks):
             return
-        if self.knobs.max_tokens - self.rows.counts[live].min() >= MAX_STEPS:
+        if self.rows.left[live].max() >= MAX_STEPS:
             rows = np.concatenate([live, free])[:count]
             self.cache = slots.select(self.cache, rows.astype(np.int32))
             self.rows.select(rows)
@@ -212,13 +135,37 @@ class Schedule:
                 self.prefilled = batch, self._prefill(batch)
             self.cache = slots.insert(self.cache, self.prefilled[1], rows)
 
+    def _batches(self, limits: Sequence[int], longest: int) -> list[list[int]]:
+        """The prompts that are prefilled together, padded to the longest, which is the last.
+
+        Neighbours in length go together, which keeps the padding small. It takes entries of the
+        ring, which must not be longer for it than `longest`.
+        """
+        batches: list[list[int]] = []
+        reach = 0  # the largest limit in the batch
+        for prompt in sorted(range(len(self.prompts)), key=lambda i: len(self.prompts[i])):
+            width, limit = _width(len(self.prompts[prompt])), limits[prompt]
+            is_full = not batches or len(batches[-1]) >= self._together(width)
+            if is_full or width + max(reach, limit) > longest:
+                batches.append([])
+                reach = 0
+            batches[-1].append(prompt)
+            reach = max(reach, limit)
+        return batches
+
+    def _together(self, width: int) -> int:
+        """How many prompts of a width are prefilled at once."""
+        most = min(self.most_together, max(PREFILL_TOKENS // width, 1))
+        return multiple(round_up(most, 1), self.shards)
+
     def _batch_width(self, batch: int) -> int:
-        return _width(max(len(self.prompts[i]) for i in self.batches[batch]))
+        return _width(len(self.prompts[self.batches[batch][-1]]))
 
     def _prefill(self, batch: int) -> slots.Cache:
         members = [self.prompts[i] for i in self.batches[batch]]
-        tokens = np.zeros((self.together, self._batch_width(batch)), np.int32)
-        lengths = np.zeros((self.together,), np.int32)
+        width = self._batch_width(batch)
+        tokens = np.zeros((self._together(width), width), np.int32)
+        lengths = np.zeros(len(tokens), np.int32)
         for place, prompt in enumerate(members):
             tokens[place, : len(prompt) - 1] = prompt[:-1]
             lengths[place] = len(prompt)
@@ -239,9 +186,17 @@ def num_rows(completions: int, num_slots: int, shards: int) -> int:
     return multiple(min(round_up(completions, 1), num_slots), shards)
 
 
-def ring_lengths(longest_prompt: int, max_tokens: int) -> list[int]:
+def longest_ring(prompts: Sequence[int], limits: Sequence[int]) -> int:
+    """Entries of the ring for any completion, from the prompts' lengths and their limits.
+
+    Where the limits differ, it is one of a few sizes only, each of them a program.
+    """
+    needed = max(_width(length) + limit for length, limit in zip(prompts, limits, strict=True))
+    return multiple(needed, 8) if len(set(limits)) == 1 else multiple(_width(needed + 1), 8)
+
+
+def ring_lengths(longest: int) -> list[int]:
     """The lengths that the ring may take, each at most twice the one before."""
-    longest = multiple(_width(longest_prompt) + max_tokens, 8)
     lengths = []
     length = SHORT_RING
     while length < longest:
@@ -259,7 +214,6 @@ def compiled(sampling: Sampling) -> tuple[Knobs, Cuts]:
         np.float32(sampling.top_p),
         np.int32(sampling.top_k),
         np.int32(sampling.min_tokens),
-        np.int32(sampling.max_tokens),
         stop_ids,
     ]
     cuts = Cuts(

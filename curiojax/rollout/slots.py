@@ -132,15 +132,16 @@ def advance(
 
     Args:
       cache: donated.
-      rows: [6, B] int32: the prompt's index and the sample's, which key the draws; the next input
-        token and its position; how many tokens the completion has; 1 for a row in use, else 0.
+      rows: [7, B] int32: the prompt's index and the sample's, which key the draws; the next input
+        token and its position; how many tokens the completion has; 1 for a row in use, else 0; how
+        many tokens the completion may have.
       until: int32; stops as soon as at most this many rows are unfinished.
 
     Returns:
       The cache; what was drawn, each [N, B]; for every row how many of them are its own, [B], and
       whether it is unfinished, [B] bool.
     """
-    prompt_ids, sample_ids, token, position, count, used = rows
+    prompt_ids, sample_ids, token, position, count, used, limit = rows
     fold = jax.vmap(jax.random.fold_in, (None, 0))
     keys = jax.vmap(jax.random.fold_in)(fold(jax.random.key(seed), prompt_ids), sample_ids)
     length = cache["positions"].shape[1]
@@ -167,7 +168,7 @@ def advance(
         )
         count = count + live.astype(jnp.int32)
         stopped = jnp.any(drawn.tokens[:, None] == knobs.stop_ids[None, :], axis=-1)
-        live = live & ~stopped & (count < knobs.max_tokens)
+        live = live & ~stopped & (count < limit)
         return step + 1, cache, drawn.tokens, position + 1, count, live, out
 
     state = (jnp.int32(0), cache, token, position, count, used > 0, out)

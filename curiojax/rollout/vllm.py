@@ -27,8 +27,8 @@ from curiojax.errors import ConfigError
 from curiojax.models import ModelConfig, check_context
 from curiojax.models.config import config_to_hf
 from curiojax.models.files import INDEX_FILE, find_checkpoint
-from curiojax.rollout.base import Completion, OnGroup, Sampling, SyncReport
-from curiojax.rollout.vllm_client import EngineLost, RolloutError, request_seed
+from curiojax.rollout.base import Completion, OnGroup, Sampling, SyncReport, orders_of
+from curiojax.rollout.vllm_client import EngineLost, RolloutError, one_prompt, request_seed
 from curiojax.rollout.vllm_dispatch import Dispatch
 from curiojax.rollout.vllm_endpoint import Endpoint
 from curiojax.rollout.vllm_routes import WeightsRefused
@@ -140,6 +140,8 @@ class VllmRollout:
         *,
         on_group: OnGroup | None = None,
         keys: Sequence[int] | None = None,
+        counts: Sequence[int] | None = None,
+        limits: Sequence[int] | None = None,
     ) -> list[list[Completion]]:
         """See `Rollout.generate`; a `sync` waits until this is through, and the other way round.
 
@@ -147,11 +149,12 @@ class VllmRollout:
         shares its batches, so that a second call is equal only as far as rounding leaves it so.
 
         Raises:
-          ConfigError: for a prompt that is empty, has ids that are none, or does not fit together
-            with `max_tokens`; for settings whose log-probs vLLM does not report.
+          ConfigError: as there; for ids that are none, and for settings whose log-probs vLLM does
+            not report.
           RolloutError: when a server refuses a request, or is lost for good.
         """
-        log_probs = self._check(prompts, sampling)
+        orders = orders_of(prompts, sampling, counts, limits)
+        log_probs = self._check(prompts, sampling, orders.limits)
         results: list[list[Completion]] = [[] for _ in prompts]
         if not results:
             return results
@@ -163,7 +166,7 @@ class VllmRollout:
             def send(endpoint: Endpoint, index: int) -> list[Completion]:
                 completions = endpoint.client.complete(
                     prompts[index],
-                    sampling,
+                    one_prompt(sampling, orders.counts[index], orders.limits[index]),
                     request_seed(seed, index if keys is None else keys[index]),
                     version=version,
                     log_probs=log_probs,
@@ -183,21 +186,21 @@ class VllmRollout:
                         on_group(index, completions)
         return results
 
-    def _check(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> bool:
+    def _check(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, limits: Sequence[int]
+    ) -> bool:
         """Checks a call before anything is sent; returns whether to ask for log-probs."""
         limit, vocabulary = self.settings.max_model_len, self.config.vocab_size
-        for index, prompt in enumerate(prompts):
-            if not len(prompt):
-                raise ConfigError(f"prompts: prompt {index} is empty; start it with a token")
+        for index, (prompt, new) in enumerate(zip(prompts, limits, strict=True)):
             if min(prompt) < 0 or max(prompt) >= vocabulary:
                 raise ConfigError(
                     f"prompts: prompt {index} has ids outside the vocabulary of {vocabulary}; "
                     "does the tokenizer belong to the model?"
                 )
-            if len(prompt) + sampling.max_tokens > limit:
+            if len(prompt) + new > limit:
                 raise ConfigError(
                     f"rollout.max_model_len: prompt {index} has {len(prompt)} tokens, which with "
-                    f"max_tokens {sampling.max_tokens} exceeds {limit}; raise it, or ask for less"
+                    f"max_tokens {new} exceeds {limit}; raise it, or ask for less"
                 )
         shaped = sampling.top_p < 1 or sampling.top_k > 0 or sampling.min_tokens > 0
         if self.settings.logprobs_mode == "raw_logprobs":

@@ -7,6 +7,7 @@ request as a success. So the request is a fixed set of fields, and every reply i
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import http.client
 import json
@@ -149,6 +150,12 @@ class VllmClient:
 
     def weight_version(self, *, timeout: float) -> str:
         return str(self.get("/weight_info", timeout=timeout)["weight_version"])
+
+
+def one_prompt(sampling: Sampling, count: int, limit: int) -> Sampling:
+    """The settings of one prompt's request; vLLM refuses `min_tokens` above `max_tokens`."""
+    least = min(sampling.min_tokens, limit)
+    return dataclasses.replace(sampling, n=count, max_tokens=limit, min_tokens=least)
 
 
 def completion_body(

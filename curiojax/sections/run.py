@@ -116,20 +116,28 @@ class World(Section):
     """An embedded, generated task with its own tokenizer, base model and verifier.
 
     Attributes:
-      name: only `countdown`.
+      name: `countdown` (reach a target from four numbers) or `modchain` (work out an expression
+        modulo 10, line by line).
       demonstrations: the expert set, e.g. `two 0.2`: two canonical strategies, the second in 20 %.
       num_demonstrations: its size.
       num_prompts: problems that RL samples answers to; not those of the evaluation.
       hard_share: how many of them are hard, as a share.
-      id_prompts, hard_prompts: held-out problems in the evaluation, in distribution and hard.
+      id_prompts, hard_prompts, longer_prompts: held-out problems in the evaluation: like those of
+        the demonstrations, hard, and longer than in any training data (`modchain` only).
       samples: completions per problem in the evaluation.
     """
 
-    name: Literal["countdown"] = "countdown"
+    name: Literal["countdown", "modchain"] = "countdown"
     demonstrations: str = "two 0.2"
     num_demonstrations: int = Field(default=4000, gt=0)
     num_prompts: int = Field(default=2000, gt=0)
     hard_share: float = Field(default=0.5, ge=0, le=1)
     id_prompts: int = Field(default=256, gt=0)
     hard_prompts: int = Field(default=768, gt=0)
+    longer_prompts: int = Field(default=0, ge=0)
     samples: int = Field(default=16, gt=0)
+
+    @property
+    def prompts(self) -> dict[str, int]:
+        """How many problems of each kind are evaluated."""
+        return {"id": self.id_prompts, "hard": self.hard_prompts, "longer": self.longer_prompts}

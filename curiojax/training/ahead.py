@@ -8,7 +8,8 @@ from pathlib import Path
 
 from curiojax.config import RunConfig
 from curiojax.data.prompts import PromptData
-from curiojax.training.rounds import Collector, Round, read_round, round_path, write_round
+from curiojax.training.round_files import read_round, round_path, write_round
+from curiojax.training.rounds import Collector, Round
 from curiojax.training.setup import say
 
 

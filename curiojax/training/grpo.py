@@ -17,16 +17,24 @@ from curiojax.sharding import make_mesh
 from curiojax.training import plan
 from curiojax.training.ahead import Ahead, rounds_kept
 from curiojax.training.checkpoint import Checkpoints
+from curiojax.training.credit import trajectories_of
 from curiojax.training.engines import start_engine
-from curiojax.training.experience import place_update, trajectories_of
-from curiojax.training.grpo_metrics import Clock, mismatch_warning, round_metrics, update_metrics
+from curiojax.training.experience import place_update
+from curiojax.training.grpo_metrics import (
+    Clock,
+    guided_metrics,
+    mismatch_warning,
+    round_metrics,
+    update_metrics,
+)
 from curiojax.training.held_out import HeldOut, prepare
 from curiojax.training.metrics import MetricsWriter, check_loggers
 from curiojax.training.opening import check_memory, diverged, opened, starting_state
 from curiojax.training.policy_step import PolicyStep, compile_policy_step
 from curiojax.training.recipe import Recipe
 from curiojax.training.result import Result, describe, export, finished
-from curiojax.training.rounds import Collector, forget_rounds
+from curiojax.training.round_files import forget_rounds
+from curiojax.training.rounds import Collector
 from curiojax.training.run_directory import check_claim, identity, require, run_directory
 from curiojax.training.setup import (
     build_prompt_data,
@@ -190,6 +198,7 @@ def train(
                 "step": done,
                 **update_metrics(recipe, results),
                 **round_metrics(config, found),
+                **guided_metrics(config, found, prompts, number),
                 **clock.seconds(found),
                 "sync_gigabytes_per_second": synced.gigabytes_per_second,
             }

@@ -73,12 +73,14 @@ class SamplerCall(NamedTuple):
       rows: completions computed at a time, at most.
       completions: in all.
       longest_prompt, max_tokens: in tokens.
+      begun: some prompts come with the beginning of a response.
     """
 
     rows: int
     completions: int
     longest_prompt: int
     max_tokens: int
+    begun: bool = False
 
 
 def memory_budget(
@@ -146,6 +148,7 @@ def sampler_bytes(recipe: Recipe, held_out: SamplerCall | None = None) -> tuple[
                 completions=config.prompts_per_step * config.rollouts_per_prompt,
                 longest_prompt=config.data.max_prompt_tokens,
                 max_tokens=config.rollout.max_response_tokens,
+                begun=config.objective.continues_demonstrations,  # type: ignore[union-attr]
             )
         )
     if held_out is not None:

@@ -6,13 +6,11 @@ weights, the data, the seed and the step, so a run that was killed makes the sam
 
 from __future__ import annotations
 
-import io
-import json
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
@@ -21,6 +19,7 @@ from curiojax.data.prompts import PromptData
 from curiojax.losses import groups_with_signal, handle_overlong
 from curiojax.rewards.pool import Grade, Item
 from curiojax.rollout.base import Completion, Rollout, Sampling
+from curiojax.training.asks import asks_of, continued, keywords_of
 from curiojax.training.setup import say
 
 # Extra draws of prompts in a step of dynamic sampling, after which it makes do with what it has.
@@ -38,16 +37,28 @@ class Group(NamedTuple):
 
     Attributes:
       prompt: index of the prompt in the data.
-      completions, grades: one each, by sample index.
+      completions, grades: one each, by sample index; a demonstration is the last of them.
+      given: of each completion, how many of its first tokens were given: 0 for the policy's own,
+        all for a demonstration.
     """
 
     prompt: int
     completions: list[Completion]
     grades: list[Grade]
+    given: list[int]
 
     @property
     def rewards(self) -> list[float]:
         return [grade.reward for grade in self.grades]
+
+    @property
+    def has_demonstration(self) -> bool:
+        return 0 < self.given[-1] == len(self.completions[-1].tokens)
+
+    @property
+    def own(self) -> list[int]:
+        """Sample indices of the completions that the policy drew from the first token on."""
+        return [index for index, given in enumerate(self.given) if not given]
 
     @property
     def truncated(self) -> list[bool]:
@@ -125,7 +136,7 @@ class Collector:
             else:
                 # A quarter of a step at least: many small calls would leave the engine idle.
                 indices = self._prompts.extra_indices(step, draw, max(missing, wanted // 4))
-            groups, seconds = self._sample(indices, step, draw, progress)
+            groups, seconds = self._sample(indices, step, version, draw, progress)
             generating, grading = generating + seconds[0], grading + seconds[1]
             sampled += len(groups)
             for group in groups:
@@ -148,30 +159,59 @@ class Collector:
         self,
         indices: Sequence[int] | np.ndarray,
         step: int,
+        version: int,
         draw: int,
         progress: Callable[[str], None] | None,
     ) -> tuple[list[Group], tuple[float, float]]:
-        ids = [self._prompts.ids[i] for i in indices]
-        pending: dict[int, list[Future[Grade]]] = {}
+        asks = asks_of(self._config, self._prompts, indices, step)
+        graded: dict[int, list[tuple[Completion, int, Future[Grade]]]] = {}
+        open_asks = Counter(ask.position for ask in asks)
         start = time.perf_counter()
 
-        def on_group(position: int, completions: list[Completion]) -> None:
-            truth = self._prompts.ground_truths[indices[position]]
-            pending[position] = [
-                self._grader.submit(Item(text, truth, finished=c.finish_reason == "stop"))
-                for c, text in zip(completions, self.texts(completions), strict=True)
+        def on_group(index: int, drawn: list[Completion]) -> None:
+            ask = asks[index]
+            prompt = int(indices[ask.position])
+            completions = [continued(ask.given, completion) for completion in drawn]
+            shown = [] if ask.given else self._demonstration(prompt, version)
+            given = [len(ask.given)] * len(drawn) + [len(c.tokens) for c in shown]
+            completions += shown
+            truth = self._prompts.ground_truths[prompt]
+            graded[index] = [
+                (c, k, self._grader.submit(Item(text, truth, finished=c.finish_reason == "stop")))
+                for c, k, text in zip(completions, given, self.texts(completions), strict=True)
             ]
-            if progress is not None:
-                progress(f"{len(pending)}/{len(ids)}")
+            open_asks[ask.position] -= 1
+            if progress is not None and not open_asks[ask.position]:
+                through = sum(not count for count in open_asks.values())
+                progress(f"{through}/{len(indices)}")
 
-        seed = round_seed(self._config.seed, step, draw)
-        completions = self._engine.generate(ids, self._sampling, seed, on_group=on_group)
+        seed, sampling = round_seed(self._config.seed, step, draw), self._sampling
+        ids = [[*self._prompts.ids[indices[ask.position]], *ask.given] for ask in asks]
+        self._engine.generate(ids, sampling, seed, on_group=on_group, **keywords_of(asks, sampling))
         generated = time.perf_counter()
+        members: list[list[tuple[Completion, int, Grade]]] = [[] for _ in indices]
+        for index, ask in enumerate(asks):
+            members[ask.position] += [(c, k, grade.result()) for c, k, grade in graded[index]]
         groups = [
-            Group(int(index), completions[i], [future.result() for future in pending[i]])
-            for i, index in enumerate(indices)
+            Group(
+                int(prompt),
+                [completion for completion, _, _ in rows],
+                [grade for _, _, grade in rows],
+                [given for _, given, _ in rows],
+            )
+            for prompt, rows in zip(indices, members, strict=True)
         ]
         return groups, (generated - start, time.perf_counter() - generated)
+
+    def _demonstration(self, prompt: int, version: int) -> list[Completion]:
+        """That of a prompt as a completion, where it has one and the objective takes it whole."""
+        tokens, objective = self._prompts.demonstration(prompt), cast(Any, self._config.objective)
+        if tokens is None or not objective.needs_demonstrations:
+            return []
+        if objective.continues_demonstrations:
+            return []
+        reason = "stop" if tokens[-1] in self._sampling.stop_ids else "length"
+        return [Completion(list(tokens), [0.0] * len(tokens), reason, version)]
 
     def texts(self, completions: Sequence[Completion]) -> list[str]:
         """The completions as the verifier reads them: without special tokens."""
@@ -188,79 +228,3 @@ def stop_ids(config: RunConfig, tokenizer: Any) -> tuple[int, ...]:
 def round_seed(seed: int, step: int, draw: int) -> int:
     """Seed of the sampling of one draw of one step, in [0, 2^31)."""
     return int(np.random.SeedSequence([seed, step, draw]).generate_state(1)[0] >> 1)
-
-
-# ---- on disk -------------------------------------------------------------------------------------
-
-
-def round_path(directory: Path, step: int) -> Path:
-    """Where the round of a step (from 0) is kept; numbered from 1, as in metrics.jsonl."""
-    return directory / "rollouts" / f"step_{step + 1:06d}.jsonl.zst"
-
-
-def write_round(
-    path: Path, found: Round, prompts: PromptData, texts: Sequence[Sequence[str]]
-) -> None:
-    """Writes one JSON object per completion, compressed; appears under its name when whole.
-
-    Each holds `id` (the record's), `messages` (the prompt), `sample`, `text`, `tokens`,
-    `log_probs`, `finish_reason`, `version`, the parts of the reward and `ground_truth`.
-    """
-    import zstandard
-
-    buffer = io.StringIO()
-    for group, group_texts in zip(found.groups, texts, strict=True):
-        rows = zip(group.completions, group.grades, group_texts, strict=True)
-        for sample, (completion, grade, text) in enumerate(rows):
-            line = {
-                "id": prompts.names[group.prompt],
-                "prompt_index": group.prompt,
-                "messages": prompts.messages[group.prompt],
-                "sample": sample,
-                "text": text,
-                **grade._asdict(),
-                "finish_reason": completion.finish_reason,
-                "ground_truth": prompts.ground_truths[group.prompt],
-                "version": completion.version,
-                "tokens": completion.tokens,
-                "log_probs": completion.log_probs,
-            }
-            buffer.write(json.dumps(line, ensure_ascii=False) + "\n")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    data = buffer.getvalue().encode("utf-8", "surrogatepass")
-    temporary.write_bytes(zstandard.ZstdCompressor().compress(data))
-    temporary.replace(path)
-
-
-def read_round(path: Path, *, sampled: int | None = None) -> Round | None:
-    """What `write_round` wrote; None if there is no such file, or it is not whole."""
-    import zstandard
-
-    try:
-        data = zstandard.ZstdDecompressor().decompress(path.read_bytes())
-        text = data.decode("utf-8", "surrogatepass")
-        lines = [json.loads(line) for line in text.split("\n") if line]
-    except (OSError, ValueError, zstandard.ZstdError):
-        return None
-    groups: list[Group] = []
-    for line in lines:
-        if line["sample"] == 0:
-            groups.append(Group(line["prompt_index"], [], []))
-        group = groups[-1]
-        keys = ("tokens", "log_probs", "finish_reason", "version")
-        group.completions.append(Completion(**{key: line[key] for key in keys}))
-        group.grades.append(Grade(**{key: line[key] for key in Grade._fields}))
-    if not groups:
-        return None
-    return Round(groups, groups[0].completions[0].version, sampled or len(groups))
-
-
-def forget_rounds(directory: Path, keep: int | None, step: int) -> None:
-    """Deletes the rounds that are older than the last `keep` steps; None keeps all."""
-    if keep is None:
-        return
-    for path in (directory / "rollouts").glob("step_*.jsonl.zst"):
-        number = path.name.removeprefix("step_").split(".")[0]
-        if number.isdigit() and int(number) <= step + 1 - keep:
-            path.unlink(missing_ok=True)

@@ -51,12 +51,30 @@ MEANS = {
     "tis_weight_squared": "tis_weight_squared",
     "tis_capped": "tis_capped",
 }
-# The same over the tokens that are to be unlearnt.
-SUPPRESSED_MEANS = {
-    "unlikelihood": "unlikelihood",
-    "suppressed_prob": "suppressed_prob",
-    "entropy": "suppressed_entropy",
+# The same over tokens that are set apart: those to be unlearnt, and those that were given to the
+# policy. Of them nothing else is measured.
+APART = {
+    "suppressed": {
+        "unlikelihood": "unlikelihood",
+        "suppressed_prob": "suppressed_prob",
+        "entropy": "suppressed_entropy",
+    },
+    "given": {
+        "given_loss": "given_loss",
+        "given_prob": "given_prob",
+        "entropy": "given_entropy",
+        "sft_weight": "sft_weight",
+        "given_kept": "given_kept",
+        "given_advantage": "given_advantage",
+        "given_clipped": "given_clipped",
+    },
 }
+# And over some of the others: the policy's own right and wrong completions.
+AMONG = {
+    "positive": {"positive_weight": "positive_weight"},
+    "negative": {"log_prob": "negative_log_prob"},
+}
+PARTS = {**APART, **AMONG}
 
 
 class Stats(NamedTuple):
@@ -88,24 +106,28 @@ def measure(
     Args:
       objective: decides which quantities exist.
       tokens: per-token metrics of `curiojax.losses`, float32 [B, T] each.
-      mask: bool [B, T], the trained tokens. Of those that are `suppressed`, only what is called so
-        is measured, and their unlikelihood.
+      mask: bool [B, T], the trained tokens. Of those that are `suppressed` or `given`, only what
+        `APART` says is measured.
       vocab_size: bounds the entropy histogram at log(vocab_size).
     """
-    suppressed = {}
-    if "suppressed" in tokens:
-        wrong = mask & (tokens["suppressed"] > 0)
-        mask = mask & (tokens["suppressed"] == 0)
-        suppressed["suppressed_tokens"] = jnp.sum(wrong.astype(jnp.float32))
-        for key, name in SUPPRESSED_MEANS.items():
-            suppressed[name] = jnp.sum(jnp.where(wrong, tokens[key], 0.0))
+    parts = {}
+    for part, means in PARTS.items():
+        if part not in tokens:
+            continue
+        members = mask & (tokens[part] > 0)
+        if part in APART:
+            mask = mask & (tokens[part] == 0)
+        parts[f"{part}_tokens"] = jnp.sum(members.astype(jnp.float32))
+        for key, name in means.items():
+            if key in tokens:
+                parts[name] = jnp.sum(jnp.where(members, tokens[key], 0.0))
     valid = mask.astype(jnp.float32)
 
     def total(x):
         return jnp.sum(jnp.where(mask, x.astype(jnp.float32), 0.0))
 
     sums = {"tokens": jnp.sum(valid), "sft_nll": -total(tokens["log_prob"])}
-    sums |= {"entropy": total(tokens["entropy"]), **suppressed}
+    sums |= {"entropy": total(tokens["entropy"]), **parts}
     entropy = {"entropy": _entropy_histogram(tokens["entropy"], mask, vocab_size)}
     extremes = {}
     tau = jnp.zeros((TAU_BINS,), jnp.float32)
@@ -163,15 +185,17 @@ def summarize(stats: Stats, objective: Objective, vocab_size: int) -> dict[str, 
     on_host: Any = jax.tree.map(np.asarray, stats)
     tokens = float(on_host.sums["tokens"])
     count = max(tokens, 1.0)
-    wrong = float(on_host.sums.get("suppressed_tokens", 0.0))
-    report: dict[str, Any] = {
-        key: float(value) / (max(wrong, 1.0) if key in SUPPRESSED_MEANS.values() else count)
-        for key, value in on_host.sums.items()
-    }
+    report: dict[str, Any] = {key: float(value) / count for key, value in on_host.sums.items()}
     report["tokens"] = int(tokens)
-    if "suppressed_tokens" in report:
-        report["suppressed_tokens"] = int(wrong)
-    report |= {key: float(value) for key, value in on_host.extremes.items()}
+    for part, means in PARTS.items():
+        if f"{part}_tokens" not in report:
+            continue
+        members = report[f"{part}_tokens"] = int(on_host.sums[f"{part}_tokens"])
+        for name in means.values():
+            if name in report:
+                report[name] = float(on_host.sums[name]) / max(members, 1)
+    # An update that learns from given tokens alone has none to find the largest ratio among.
+    report |= {key: float(value) if tokens else 0.0 for key, value in on_host.extremes.items()}
     if "weight_squared" in report:
         squares = report.pop("weight_squared")
         report["weight_effective"] = report["weight_mean"] ** 2 / max(squares, 1e-30)

@@ -18,7 +18,7 @@ import optax
 from curiojax import models
 from curiojax.config import RunConfig
 from curiojax.models import ModelConfig
-from curiojax.objectives import Curio, Grpo, Kl, Psft
+from curiojax.objectives import Curio, Kl, Psft, RatioObjective
 
 PyTree = Any
 
@@ -155,7 +155,7 @@ def follower_of(config: RunConfig, model: ModelConfig) -> Follower | None:
                 return teacher
             quantise = partial(models.quantise_params, config=model, precision=precision)
             return teacher._replace(quantise=quantise)
-        case Kl() | Grpo():
+        case Kl() | RatioObjective():
             return frozen_reference()
         case Psft():
             return snapshot(objective.updates_per_snapshot)

@@ -17,9 +17,14 @@ from curiojax import models
 from curiojax.config import load_config
 from curiojax.data import load_records
 from curiojax.data.worlds import BASE_MODEL
-from curiojax.data.worlds.demonstrations import demonstrations, training_problems, write_parquet
+from curiojax.data.worlds.demonstrations import (
+    COUNTDOWN,
+    demonstrations,
+    training_problems,
+    write_parquet,
+)
 from curiojax.errors import ConfigError
-from curiojax.evaluation.countdown import base_tokenizer, grade, sample_problems
+from curiojax.evaluation.worlds import grade, sample_problems, world_tokenizer
 from curiojax.rewards.countdown import verify
 from curiojax.training.sft import run_sft
 
@@ -41,12 +46,14 @@ def world(tmp_path_factory):
     """Samples of the base model, graded by what they compute, and an expert's demonstrations."""
     folder = tmp_path_factory.mktemp("world")
     model, params = models.load_pretrained(BASE_MODEL, dtype=jnp.float32)
-    tokenizer = base_tokenizer()
+    tokenizer = world_tokenizer(BASE_MODEL)
     problems = training_problems("id", 80, seed=0)
-    completions = sample_problems(params, model, tokenizer, problems, samples=8)
+    completions = sample_problems(
+        params, model, tokenizer, problems, max_new_tokens=COUNTDOWN.response_tokens, samples=8
+    )
     with (folder / "samples.jsonl").open("w") as stream:
         for problem, row, verdicts in zip(
-            problems, completions, grade(tokenizer, problems, completions), strict=True
+            problems, completions, grade(COUNTDOWN, tokenizer, problems, completions), strict=True
         ):
             for completion, verdict in zip(row, verdicts, strict=True):
                 sample = {

@@ -143,6 +143,18 @@ def rl(steps: int, *, everything: bool = True, seed: int = 5) -> list[dict]:
     return lines
 
 
+def guided(steps: int) -> list[dict]:
+    """A run of which one completion per prompt continues a demonstration."""
+    lines = rl(steps)
+    for line in lines:
+        low = 0.05 + 0.45 * (1 + math.cos(math.pi * line["step"] / steps))
+        line |= {"prefix_ratio_low": low, "prefix_ratio_high": 0.95}
+        line |= {"prefix_ratio": (low + 0.95) / 2, "guided_accuracy": line["accuracy"] + 0.3 * low}
+        line |= {"given_advantage": 0.3 * low, "given_kept": 0.2, "given_clipped": 0.01}
+        line |= {"given_loss": -0.3 * low, "policy_loss": -0.01}
+    return lines
+
+
 def comparison(steps: int = 252) -> dict[str, list[dict]]:
     return {
         "SFT": run(steps, curio=False, seed=0),

@@ -147,6 +147,28 @@ def test_greedy_asks_for_one_and_gives_n(connect):
     assert server.completions()[0]["n"] == 1
 
 
+def test_counts_and_limits_are_each_requests_own(connect):
+    rollout, [server] = connect()
+    counts, limits, keys = [2, 1, 3, 1, 1], [5, 1, 2, 3, 4], [9, 4, 8, 7, 0]
+    settings = dataclasses.replace(SAMPLING, min_tokens=3)
+    results = rollout.generate(PROMPTS, settings, 7, keys=keys, counts=counts, limits=limits)
+    for group, prompt, count, limit, key in zip(
+        results, PROMPTS, counts, limits, keys, strict=True
+    ):
+        alone = dataclasses.replace(SAMPLING, n=count, max_tokens=limit)
+        assert [c.tokens for c in group] == expected_tokens(7, key, alone)
+        if limit > 1:  # requests for one token are not told from the servers' own probes
+            [body] = [body for body in server.completions() if body["prompt"] == prompt]
+            want = (count, limit, min(3, limit))
+            assert (body["n"], body["max_tokens"], body["min_tokens"]) == want
+    # A prompt that does not fit with the default fits with its limit (32 tokens in all).
+    assert rollout.generate([[1] * 30], SAMPLING, 0, limits=[2])[0][0].finish_reason == "length"
+    with pytest.raises(ConfigError, match="max_tokens 3 exceeds 32"):
+        rollout.generate([[1] * 30], SAMPLING, 0, limits=[3])
+    with pytest.raises(ConfigError, match="limits: 6, that of prompt 1"):
+        rollout.generate(PROMPTS[:2], SAMPLING, 0, limits=[5, 6])
+
+
 def test_a_bad_request_stops_the_run_with_its_message(connect):
     rollout, [server] = connect()
     server.script = ["400"]

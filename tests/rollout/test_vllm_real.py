@@ -203,6 +203,24 @@ def test_greedy_is_our_samplers(rollout):
             assert len(set(tokens)) > GREEDY.max_tokens // 4
 
 
+def test_a_given_beginning_is_continued(rollout):
+    """Greedily: the rest of the whole completion. Drawn: as calls without counts and limits."""
+    given = [3, 11, 0, 23]
+    whole = vllm_greedy(rollout)
+    begun = [[*p, *tokens[:k]] for p, tokens, k in zip(PROMPTS, whole, given, strict=True)]
+    limits = [GREEDY.max_tokens - k for k in given]
+    rest = rollout.generate(begun, GREEDY, 0, counts=[1, 2, 1, 1], limits=limits)
+    assert list(map(len, rest)) == [1, 2, 1, 1]
+    for group, tokens, k in zip(rest, whole, given, strict=True):
+        assert all(c.tokens == tokens[k:] and c.finish_reason == "length" for c in group)
+    sampling = Sampling(max_tokens=16, n=4, min_tokens=2)
+    got = rollout.generate(PROMPTS[:2], sampling, 1, keys=[7, 5], counts=[2, 3], limits=[16, 1])
+    for i, (key, count, limit) in enumerate(((7, 2, 16), (5, 3, 1))):
+        alone = dataclasses.replace(sampling, n=count, max_tokens=limit, min_tokens=min(2, limit))
+        [want] = rollout.generate([PROMPTS[i]], alone, 1, keys=[key])
+        assert [c.tokens for c in got[i]] == [c.tokens for c in want]
+
+
 def test_a_sync_changes_what_is_sampled(rollout):
     before = vllm_greedy(rollout)
     report = rollout.sync(random_params(4), 11)

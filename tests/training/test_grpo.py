@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from curiojax.data.worlds import BASE_MODEL
 from curiojax.data.worlds.demonstrations import training_problems, write_parquet
-from curiojax.training.rounds import read_round, round_path
+from curiojax.training.round_files import read_round, round_path
 
 # The base model does not know the answer's format, so only its search is graded.
 GRADER = """

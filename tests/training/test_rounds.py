@@ -9,15 +9,8 @@ from curiojax.config import load_config
 from curiojax.data.prompts import PromptData
 from curiojax.rewards.pool import Grade
 from curiojax.rollout.base import Completion
-from curiojax.training.rounds import (
-    MAX_DRAWS,
-    Collector,
-    forget_rounds,
-    read_round,
-    round_path,
-    round_seed,
-    write_round,
-)
+from curiojax.training.round_files import forget_rounds, read_round, round_path, write_round
+from curiojax.training.rounds import MAX_DRAWS, Collector, round_seed
 
 N = 4
 

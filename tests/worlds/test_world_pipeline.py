@@ -3,8 +3,8 @@ import types
 import numpy as np
 
 from curiojax.data.pipeline import build_dataset
-from curiojax.data.worlds import demonstrations
-from curiojax.evaluation.countdown import base_tokenizer
+from curiojax.data.worlds import BASE_MODEL, demonstrations
+from curiojax.evaluation.worlds import world_tokenizer
 
 
 def test_demonstrations_come_through_the_pipeline_unchanged(tmp_path):
@@ -22,7 +22,7 @@ def test_demonstrations_come_through_the_pipeline_unchanged(tmp_path):
         row_length=None,
         workers=0,
     )
-    tokenizer = base_tokenizer()
+    tokenizer = world_tokenizer(BASE_MODEL)
     data = build_dataset(
         config,
         tokenizer,

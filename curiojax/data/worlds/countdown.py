@@ -50,8 +50,18 @@ class Problem(NamedTuple):
 
     @property
     def prompt(self) -> str:
-        """The prompt's text, which doubles as the verifier's ground truth."""
+        """The prompt's text."""
         return f"{' '.join(map(str, self.numbers))} {SEPARATOR} {self.target}"
+
+    @property
+    def ground_truth(self) -> str:
+        """The prompt's text, from which the verifier reads the numbers and the target."""
+        return self.prompt
+
+    @property
+    def world(self) -> str:
+        """The name of this world."""
+        return "countdown"
 
 
 class Step(NamedTuple):

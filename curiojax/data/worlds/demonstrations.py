@@ -14,17 +14,17 @@ A smaller `count` of `canon` is the few-demonstrations regime.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from curiojax.data.worlds import countdown
+from curiojax.data.worlds import BASE_MODEL, countdown
 from curiojax.data.worlds.countdown import Kind, Problem, Step
+from curiojax.data.worlds.interface import EmbeddedWorld, EvaluationKind
+from curiojax.data.worlds.records import write_parquet as write_parquet
 from curiojax.errors import ConfigError
 
 Expert = Literal["canon", "two", "mix", "noise"]
-DATA_SOURCE = "curiojax/countdown"
 
 
 class Demonstration(NamedTuple):
@@ -96,38 +96,6 @@ def training_problems(kind: Kind, count: int, *, seed: int = 0) -> list[Problem]
     return _draw(countdown.problems(kind, held_out=False), count, np.random.default_rng([seed, 3]))
 
 
-def write_parquet(path: str | Path, items: Sequence[Demonstration | Problem]) -> None:
-    """Writes records in the verl / LUFFY schema; bare problems get no `target` column.
-
-    Columns: `data_source`, `prompt` and `target` (lists of {role, content}), `ability`,
-    `reward_model` {ground_truth, style}, `extra_info` {index, split, strategy}. The ground truth is
-    the prompt's text, from which the verifier reads the numbers and the target.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist([_record(k, item) for k, item in enumerate(items)]), path)
-
-
-def _record(index: int, item: Demonstration | Problem) -> dict:
-    if isinstance(item, Demonstration):
-        problem, strategy = item.problem, item.strategy
-    else:
-        problem, strategy = item, "none"
-    record = {
-        "data_source": DATA_SOURCE,
-        "prompt": [{"role": "user", "content": problem.prompt}],
-        "ability": "countdown",
-        "reward_model": {"ground_truth": problem.prompt, "style": "rule"},
-        "extra_info": {"index": index, "split": "default", "strategy": strategy},
-    }
-    if isinstance(item, Demonstration):
-        record["target"] = [{"role": "assistant", "content": item.response}]
-    return record
-
-
 def _draw(available: Sequence[Problem], count: int, rng: np.random.Generator) -> list[Problem]:
     order: list[int] = []
     while len(order) < count:
@@ -163,3 +131,21 @@ def _missing_walk(problem: Problem, rng: np.random.Generator) -> tuple[Step, ...
             pool = steps[-1].pool
         if steps[-1].pool[0] != problem.target:
             return tuple(steps)
+
+
+COUNTDOWN = EmbeddedWorld(
+    name="countdown",
+    title="Countdown",
+    base_model=BASE_MODEL,
+    prompt_tokens=countdown.PROMPT_TOKENS,
+    response_tokens=countdown.RESPONSE_TOKENS,
+    verifier="countdown",
+    format="none",  # the verifier asks for it
+    kinds=(
+        EvaluationKind("id", "ID", "solvable with + and -", countdown.RESPONSE_TOKENS),
+        EvaluationKind("hard", "hard", "in need of * or /", countdown.RESPONSE_TOKENS),
+    ),
+    demonstrations=demonstrations,
+    training_problems=training_problems,
+    evaluation_problems=evaluation_problems,
+)

@@ -1,17 +1,11 @@
-"""The action-token Countdown vocabulary, as an ordinary Hugging Face fast tokenizer.
+"""The action-token Countdown vocabulary.
 
 Every word is one token. As in byte-level vocabularies a token includes the space before it, so the
 words that start a text (a prompt's first number, a response's first action) have ids of their own.
-
-All words are "added tokens" of a byte-level BPE tokenizer without merges: transformers 5 rebuilds
-the tokenizer of any Qwen2 checkpoint that way and would ignore another kind of model or
-pre-tokenizer in `tokenizer.json`, whereas added tokens survive. White space between words, and
-words that are not in the vocabulary, produce no tokens.
 """
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from pathlib import Path
 
@@ -27,6 +21,7 @@ from curiojax.data.worlds.countdown import (
     SEPARATOR,
     action_token,
 )
+from curiojax.data.worlds.tokenizer_files import save_word_tokenizer
 
 # A size that splits evenly over 2, 4, 8, 16, 32 or 64 devices.
 VOCABULARY_SIZE = 192
@@ -55,33 +50,8 @@ def token_ids() -> dict[str, int]:
 
 
 def save_tokenizer(path: str | Path) -> None:
-    """Writes the tokenizer's files into a folder, for `transformers.AutoTokenizer`.
-
-    Text made of known words joined by single spaces survives encoding and decoding unchanged. There
-    is no beginning-of-sequence token and encoding adds nothing.
-    """
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-
-    tokenizer = Tokenizer(models.BPE(vocab=token_ids(), merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_tokens(
-        [AddedToken(t, normalized=False, special=t.startswith("<")) for t in vocabulary()]
-    )
-    path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(path / "tokenizer.json"))
-    config = {
-        "tokenizer_class": "Qwen2Tokenizer",
-        "add_prefix_space": False,
-        "bos_token": None,
-        "clean_up_tokenization_spaces": False,
-        "eos_token": EOS,
-        "model_max_length": 64,
-        "pad_token": PAD,
-        "unk_token": None,
-    }
-    (path / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    """Writes the tokenizer's files into a folder, for `transformers.AutoTokenizer`."""
+    save_word_tokenizer(path, vocabulary())
 
 
 def _actions(pool_size: int) -> list[str]:

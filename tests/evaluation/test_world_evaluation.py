@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from curiojax.data.worlds import BASE_MODEL, countdown
-from curiojax.data.worlds.demonstrations import demonstrations, evaluation_problems
-from curiojax.evaluation.countdown import base_tokenizer, evaluate_countdown, grade, sample_problems
+from curiojax.data.worlds.demonstrations import COUNTDOWN, demonstrations, evaluation_problems
+from curiojax.evaluation.worlds import evaluate_world, grade, sample_problems, world_tokenizer
 from curiojax.models import load_pretrained
 from curiojax.rollout.sampler import Completion
 
@@ -11,6 +11,10 @@ from curiojax.rollout.sampler import Completion
 @pytest.fixture(scope="module")
 def base():
     return load_pretrained(BASE_MODEL, dtype="float32")
+
+
+def base_tokenizer():
+    return world_tokenizer(BASE_MODEL)
 
 
 def _completion(text, *, stop=True):
@@ -29,7 +33,7 @@ def test_completions_are_graded_with_their_ending():
             _completion(search),
         ]
     ]
-    verdicts = grade(base_tokenizer(), [item.problem], rows)[0]
+    verdicts = grade(COUNTDOWN, base_tokenizer(), [item.problem], rows)[0]
     assert [v.correct for v in verdicts] == [True, False, False]
     assert [v.search_correct for v in verdicts] == [True, True, True]
     assert [v.failure for v in verdicts] == [None, "unfinished", "format"]
@@ -37,7 +41,7 @@ def test_completions_are_graded_with_their_ending():
 
 def test_the_shipped_base_searches_but_has_no_format(base):
     config, params = base
-    result = evaluate_countdown(params, config, prompts_id=64, prompts_hard=64, seed=1)
+    result = evaluate_world(COUNTDOWN, params, config, prompts={"id": 64, "hard": 64}, seed=1)
     assert result["id_pass1"] == result["hard_pass1"] == 0.0
     assert result["id_pass16"] == result["hard_pass16"] == 0.0
     # 64 problems each: four standard errors around quality.json.
@@ -52,18 +56,20 @@ def test_the_shipped_base_searches_but_has_no_format(base):
 
 def test_scores_agree_with_the_graded_samples(base):
     config, params = base
-    settings = {"samples": 4, "seed": 3}
-    result = evaluate_countdown(params, config, prompts_id=12, prompts_hard=12, **settings)
+    settings, prompts = {"samples": 4, "seed": 3}, {"id": 12, "hard": 12}
+    result = evaluate_world(COUNTDOWN, params, config, prompts=prompts, **settings)
     problems = evaluation_problems("id", 12, seed=3)
     tokenizer = base_tokenizer()
-    completions = sample_problems(params, config, tokenizer, problems, **settings)
-    verdicts = grade(tokenizer, problems, completions)
+    completions = sample_problems(
+        params, config, tokenizer, problems, max_new_tokens=13, **settings
+    )
+    verdicts = grade(COUNTDOWN, tokenizer, problems, completions)
     search = np.asarray([[v.search_correct for v in row] for row in verdicts])
     assert result["search_id_pass1"] == pytest.approx(search.mean())
     assert result["search_id_pass4"] == pytest.approx(search.any(axis=1).mean())
     entropies = [e for row in completions for c in row for e in c.entropies]
     assert result["entropy"] == pytest.approx(np.mean(entropies))
-    again = evaluate_countdown(params, config, prompts_id=12, prompts_hard=12, **settings)
+    again = evaluate_world(COUNTDOWN, params, config, prompts=prompts, **settings)
     assert again == result
 
 

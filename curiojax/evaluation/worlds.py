@@ -1,36 +1,36 @@
-"""Evaluation on the Countdown world: accuracy, pass@k and entropy on held-out problems.
+"""Evaluation in an embedded world: accuracy, pass@k and entropy on held-out problems.
 
-Two scores are kept apart. *Strict* is the reward: legal steps to the target, then exactly
-`END BOX x` and the end of the sequence. *Search* ignores what follows the steps, so it also
+Two scores are kept apart. *Strict* is the reward: the right answer in the asked format, and the end
+of the sequence. *Search* judges the way to the answer and ignores what follows it, so it also
 measures a model that has not learnt the answer format, such as the base model.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from curiojax.data.worlds.countdown import RESPONSE_TOKENS, Kind, Problem
-from curiojax.data.worlds.demonstrations import evaluation_problems
+from curiojax.data.worlds.interface import EmbeddedWorld, Problem
 from curiojax.evaluation.estimators import bootstrap_standard_error, mean_pass_at_k, pass_at_k
-from curiojax.rewards.countdown import Verdict, verify
+from curiojax.evaluation.world_verdicts import Response, Verdict, judge
 from curiojax.rollout import Completion, sample
 
 if TYPE_CHECKING:
     from curiojax.models import ModelConfig
 
 
-def evaluate_countdown(
+def evaluate_world(
+    world: EmbeddedWorld,
     params: Any,
     model_config: ModelConfig,
     tokenizer: Any = None,
     *,
-    prompts_id: int = 256,
-    prompts_hard: int = 256,
+    prompts: Mapping[str, int],
     samples: int = 16,
     temperature: float = 1.0,
     seed: int = 0,
@@ -43,9 +43,10 @@ def evaluate_countdown(
     compared on the same draws.
 
     Args:
+      world: the world.
       params, model_config: the model.
-      tokenizer: its tokenizer; None: the shipped one.
-      prompts_id, prompts_hard: number of problems that + and - suffice for, and that need * or /.
+      tokenizer: its tokenizer; None: that of the shipped base model.
+      prompts: how many problems of which kind, e.g. {"id": 256, "hard": 256}; 0 leaves a kind out.
       samples: responses per problem.
       temperature: of the sampling. Entropies are those of the distribution at temperature 1.
       seed: of the choice of problems and of the sampling.
@@ -53,37 +54,38 @@ def evaluate_countdown(
       progress: as `curiojax.rollout.sampler.sample` takes it; called for each kind of problem.
 
     Returns:
-      `id_pass1`, `id_pass<samples>`, `hard_pass1`, `hard_pass<samples>`: strict; the same names
-      with `search_` in front: format ignored; `<name>_se` for the strict ones: bootstrap standard
-      error over problems; `entropy`: mean over the generated tokens on ID problems, nats;
-      `id_failures`, `hard_failures`: how often each fault came first; `samples`, `prompts_id`,
-      `prompts_hard`, `temperature`, `seed`: as given.
+      For each kind, here `id`: `id_pass1`, `id_pass<samples>`: strict; the same names with
+      `search_` in front; `<name>_se` for the strict ones: bootstrap standard error over problems;
+      `id_failures`: how often each fault came first; `prompts_id`. Besides `entropy`: mean over the
+      generated tokens on ID problems, nats; `samples`, `temperature`, `seed`: as given.
+
+    Raises:
+      ConfigError: the world has no such kind, or fewer problems of it.
     """
-    tokenizer = base_tokenizer() if tokenizer is None else tokenizer
+    tokenizer = world_tokenizer(world.base_model) if tokenizer is None else tokenizer
+    counts = {name: count for name, count in prompts.items() if count}
+    drawn = {name: world.evaluation_problems(name, n, seed=seed) for name, n in counts.items()}
     result: dict[str, Any] = {}
-    kinds: tuple[tuple[Kind, int], ...] = (("id", prompts_id), ("hard", prompts_hard))
-    for kind, count in kinds:
-        problems = evaluation_problems(kind, count, seed=seed)
+    for name, problems in drawn.items():
         completions = sample_problems(
             params,
             model_config,
             tokenizer,
             problems,
+            max_new_tokens=world.kind(name).response_tokens,
             samples=samples,
             temperature=temperature,
             seed=seed,
             batch_size=batch_size,
             progress=progress,
         )
-        verdicts = grade(tokenizer, problems, completions)
-        result |= _scores(kind, verdicts, samples)
-        if kind == "id":
+        result |= _scores(name, grade(world, tokenizer, problems, completions), samples)
+        if name == "id":
             entropies = [e for row in completions for c in row for e in c.entropies or ()]
             result["entropy"] = float(np.mean(entropies))
     return result | {
         "samples": samples,
-        "prompts_id": prompts_id,
-        "prompts_hard": prompts_hard,
+        **{f"prompts_{name}": count for name, count in counts.items()},
         "temperature": temperature,
         "seed": seed,
     }
@@ -95,18 +97,19 @@ def sample_problems(
     tokenizer: Any,
     problems: Sequence[Problem],
     *,
+    max_new_tokens: int,
     samples: int,
     temperature: float = 1.0,
     seed: int = 0,
     batch_size: int = 1024,
     progress: Callable[..., None] | None = None,
 ) -> list[list[Completion]]:
-    """Samples responses of at most the 13 tokens that a right one has."""
+    """Samples responses of at most the tokens that a right one of that kind may have."""
     return sample(
         params,
         model_config,
         [tokenizer(problem.prompt).input_ids for problem in problems],
-        max_new_tokens=RESPONSE_TOKENS,
+        max_new_tokens=max_new_tokens,
         temperature=temperature,
         seed=seed,
         stop_ids=(tokenizer.eos_token_id,),
@@ -117,30 +120,34 @@ def sample_problems(
 
 
 def grade(
-    tokenizer: Any, problems: Sequence[Problem], completions: Sequence[Sequence[Completion]]
+    world: EmbeddedWorld,
+    tokenizer: Any,
+    problems: Sequence[Problem],
+    completions: Sequence[Sequence[Completion]],
 ) -> list[list[Verdict]]:
     """The verdict on every completion of every problem."""
     texts = tokenizer.batch_decode(
         [c.tokens for row in completions for c in row], skip_special_tokens=True
     )
     decoded = iter(texts)
-    return [
-        [verify(next(decoded), p.prompt, finished=c.finish_reason == "stop") for c in row]
-        for p, row in zip(problems, completions, strict=True)
+    responses = [
+        Response(next(decoded), problem, completion.finish_reason == "stop")
+        for problem, row in zip(problems, completions, strict=True)
+        for completion in row
     ]
+    verdicts = iter(judge(world, responses))
+    return [[next(verdicts) for _ in row] for row in completions]
 
 
 @cache
-def base_tokenizer() -> Any:
-    """The Countdown tokenizer, from the shipped base model."""
+def world_tokenizer(base_model: Path) -> Any:
+    """The tokenizer of a world, from its shipped base model."""
     from transformers import AutoTokenizer
 
-    from curiojax.data.worlds import BASE_MODEL
-
-    return AutoTokenizer.from_pretrained(BASE_MODEL)
+    return AutoTokenizer.from_pretrained(base_model)
 
 
-def _scores(kind: Kind, verdicts: Sequence[Sequence[Verdict]], samples: int) -> dict[str, Any]:
+def _scores(kind: str, verdicts: Sequence[Sequence[Verdict]], samples: int) -> dict[str, Any]:
     strict = np.asarray([[v.correct for v in row] for row in verdicts])
     search = np.asarray([[v.search_correct for v in row] for row in verdicts])
     faults = Counter(v.failure for row in verdicts for v in row if v.failure)

@@ -1,43 +1,13 @@
-"""What can be trained: one frozen, validated model per objective, told apart by `name`.
-
-The maths lives in `curiojax.losses`; these models are its hyper-parameters. They are hashable, so
-they serve as static arguments of jitted functions.
-"""
+"""The objectives that learn from demonstrations alone."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-
-class Objective(BaseModel):
-    """Base of all objectives: immutable, hashable, unknown fields refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether a second set of weights has to be kept and run: a teacher that follows the
-        student, an earlier student, or the base model."""
-        return False
-
-    @property
-    def needs_teacher_logits(self) -> bool:
-        """Whether the loss compares with that model's whole distribution, so that its logits are
-        formed beside the student's; otherwise a few numbers per token are enough."""
-        return False
-
-    @property
-    def needs_suppressed(self) -> bool:
-        """Whether a second data set, of sequences to unlearn, has to be given."""
-        return False
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What is allowed but hardly meant, one sentence each."""
-        return ()
+from curiojax.objectives.base import Objective
 
 
 class Sft(Objective):
@@ -244,128 +214,3 @@ class Oxa(Objective):
     @property
     def needs_suppressed(self) -> bool:
         return self.ul_weight > 0
-
-
-class PolicyObjective(Objective):
-    """Base of the objectives that learn from rewards. See `curiojax.losses.policy_loss`.
-
-    Attributes:
-      clip_low, clip_high: the probability ratio is clipped to [1 - clip_low, 1 + clip_high].
-      aggregation: how the losses of the tokens become one number. `token_mean`: over all tokens of
-        the update (DAPO), so a long response counts for more; `seq_mean_token_mean`: over
-        sequences, of the mean over their tokens (the first GRPO), so a token of a long response
-        counts for less; `seq_mean_token_sum`: over sequences, of the sum; and
-        `seq_mean_token_sum_norm`: the same over the longest response allowed (Dr.GRPO).
-      normalize_std: divide a group's advantages by the standard deviation of its rewards; off in
-        Dr.GRPO.
-      overlong: responses that were cut at the limit are graded like the others (`keep`), get
-        reward 0 (`zero`), or are left out of the loss while their reward still counts in their
-        group (`mask`).
-      dynamic_sampling: drop the groups whose rewards are all equal, which teach nothing, and sample
-        other prompts until the step is full (DAPO).
-    """
-
-    clip_low: float = Field(default=0.2, gt=0, le=1)
-    clip_high: float = Field(default=0.28, gt=0)
-    aggregation: Literal[
-        "token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "seq_mean_token_sum_norm"
-    ] = "token_mean"
-    normalize_std: bool = True
-    overlong: Literal["keep", "zero", "mask"] = "keep"
-    dynamic_sampling: bool = False
-
-    @property
-    def needs_sampler_log_probs(self) -> bool:
-        """Whether the loss weighs tokens by how much the sampler's policy differs."""
-        return False
-
-
-class Grpo(PolicyObjective):
-    """GRPO with two clip ranges (paper, Table 6).
-
-    Attributes:
-      dual_clip: upper bound on the ratio where the advantage is negative and the range above has
-        none in force; null: none. verl's default is 3, DAPO's scripts take 10.
-      tis_cap: truncated importance sampling: the loss of a token is multiplied by the probability
-        that the trainer's old policy gave it over the sampler's, at most this; null: off. 2 is
-        usual.
-      kl_coef: weight of a penalty on leaving the reference, the checkpoint that the run started
-        from.
-      kl_estimator: with d = log p - log p_ref of the sampled token, `k1` = d, `k2` = d^2 / 2 (its
-        gradient is that of KL(p || ref) on samples from p), `k3` = exp(-d) - 1 + d.
-      entropy_coef: weight of an entropy bonus, over the whole vocabulary.
-    """
-
-    name: Literal["grpo"] = "grpo"
-    dual_clip: float | None = Field(default=None, gt=1)
-    tis_cap: float | None = Field(default=None, gt=0)
-    kl_coef: float = Field(default=0.0, ge=0)
-    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
-    entropy_coef: float = Field(default=0.0, ge=0)
-
-    @property
-    def needs_teacher(self) -> bool:
-        return self.kl_coef > 0
-
-    @property
-    def needs_sampler_log_probs(self) -> bool:
-        return self.tis_cap is not None
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        found = []
-        if self.kl_coef > 0 and self.kl_estimator == "k1":
-            found.append(
-                "objective.kl_estimator: as a loss k1 has no gradient on average, so it holds "
-                "nothing near the reference; k2 or k3 does"
-            )
-        if self.tis_cap is not None and self.tis_cap < 1:
-            found.append(
-                f"objective.tis_cap: at {self.tis_cap} even tokens on which trainer and sampler "
-                "agree are weighted down; 2 is usual"
-            )
-        if self.dual_clip is not None and self.dual_clip < 1 + self.clip_high:
-            found.append(
-                f"objective.dual_clip: {self.dual_clip} is inside the clip range (up to "
-                f"{1 + self.clip_high:g}); 3 and 10 are usual"
-            )
-        return tuple(found)
-
-
-class GrpoReleased(PolicyObjective):
-    """The loss of the code released with the paper, which is not that of its Table 6.
-
-    With the ratio r and the advantage A a token's loss is min(-A log p, -A clip(r)). It works out
-    to -A clip(r) where A > 0, whose gradient vanishes beyond either end of the range, and to
-    -A log p where A < 0: REINFORCE, with neither ratio nor clip. The value of a sequence is the sum
-    over its tokens, divided by the longest response allowed.
-    """
-
-    name: Literal["grpo_released"] = "grpo_released"
-    clip_high: float = Field(default=0.2, gt=0)
-    aggregation: Literal[
-        "token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "seq_mean_token_sum_norm"
-    ] = "seq_mean_token_sum_norm"
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        return (
-            "objective.name: grpo_released pushes tokens with a negative advantage down without "
-            "ratio or clip, as the released code does; the paper's text describes grpo",
-        )
-
-
-Supervised = Sft | Curio | Entropy | Kl | Gem | Dft | Psft | Oxa
-AnyObjective = Annotated[Supervised, Field(discriminator="name")]
-Policy = Grpo | GrpoReleased
-AnyPolicyObjective = Annotated[Policy, Field(discriminator="name")]
-AnyStageObjective = Annotated[Supervised | Policy, Field(discriminator="name")]
-
-
-def _by_name(union: Any) -> dict[str, type[Objective]]:
-    return {model.model_fields["name"].default: model for model in get_args(union)}
-
-
-OBJECTIVES = _by_name(Supervised)
-POLICY_OBJECTIVES = _by_name(Policy)
-ALL_OBJECTIVES = OBJECTIVES | POLICY_OBJECTIVES

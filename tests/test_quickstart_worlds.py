@@ -1,0 +1,91 @@
+"""The comparison in either world: what is shipped fits it, and the whole of mod-chain's."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from curiojax import quickstart
+from curiojax.config import load_config
+from curiojax.data.worlds import WORLDS, embedded_world
+from curiojax.data.worlds.interface import parse_recipe
+from curiojax.errors import ConfigError
+from curiojax.evaluation.results import read_evaluations
+from curiojax.rewards.modchain import check_lines
+from curiojax.yaml_files import find_config
+
+CONFIGS = {
+    "countdown": "configs/quickstart.yaml",
+    "modchain": "configs/quickstart_modchain.yaml",
+}
+TINY = (
+    *("world.num_demonstrations=48", "world.num_prompts=12", "world.samples=2", "steps=2"),
+    *("world.id_prompts=3", "world.hard_prompts=3", "world.longer_prompts=2"),
+    *("sequences_per_step=16", "rows_per_microbatch=16"),
+)
+
+
+def test_every_world_has_its_config():
+    assert set(CONFIGS) == set(WORLDS)
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_the_shipped_config_fits_its_world(tmp_path, name):
+    config = load_config(find_config(CONFIGS[name]), [])
+    world = embedded_world(name)
+    assert config.world is not None and config.world.name == name
+    assert {kind for kind, count in config.world.prompts.items() if count} <= {
+        kind.name for kind in world.kinds
+    }
+    for run in (quickstart.member(config, each, tmp_path) for each in config.compare or {}):
+        assert run.data.max_prompt_tokens == world.prompt_tokens
+        if run.stage == "grpo":
+            assert run.rollout.max_response_tokens == world.response_tokens
+            assert (run.reward.verifier, run.reward.format) == (world.verifier, world.format)
+        else:
+            assert run.data.max_response_tokens == world.response_tokens
+    first = next(iter(config.compare or {}))
+    assert quickstart.member(config, first, tmp_path).model.path == str(world.base_model)
+
+
+def test_what_a_world_lacks_is_refused_before_anything_is_written(tmp_path):
+    config = load_config(
+        find_config(CONFIGS["countdown"]),
+        ["world.longer_prompts=4", f"output_dir={tmp_path / 'o'}"],
+    )
+    with pytest.raises(ConfigError, match=r"world\.longer_prompts: countdown has no longer"):
+        quickstart.run_comparison(config)
+    assert not (tmp_path / "o").exists()
+    with pytest.raises(ConfigError, match=r"world\.name"):
+        embedded_world("chess")
+    assert parse_recipe("two 0.2") == ("two", 0.2) and parse_recipe("canon") == ("canon", 0.0)
+    with pytest.raises(ConfigError, match=r"world\.demonstrations.*share"):
+        parse_recipe("two often")
+
+
+def test_modchain_is_trained_rewarded_and_evaluated(tmp_path, capsys):
+    """Two steps of SFT and of GRPO, with math-verify and the strict format as the reward."""
+    out = tmp_path / "out"
+    config = load_config(find_config(CONFIGS["modchain"]), [*TINY, f"output_dir={out}"])
+    runs = dict(config.compare or {})
+    small = {"prompts_per_step": 4, "rollouts_per_prompt": 4, "prompts_per_update": 4}
+    grpo = {**runs["vanilla SFT + GRPO"], **small, "steps": 2}
+    compare = {"vanilla SFT": runs["vanilla SFT"], "vanilla SFT + GRPO": grpo}
+    quickstart.run_comparison(config.model_copy(update={"compare": compare}))
+
+    said = capsys.readouterr().out
+    assert "Held-out mod-chain problems" in said and "longer pass@1" in said
+    rows = pq.read_table(next(out.glob("prompts-modchain-*.parquet"))).to_pylist()
+    assert len(rows) == 12 and {row["data_source"] for row in rows} == {"curiojax/modchain"}
+    assert all(0 <= int(row["reward_model"]["ground_truth"]) < 10 for row in rows)
+    rows = pq.read_table(next(out.glob("demonstrations-modchain-*.parquet"))).to_pylist()
+    for row in rows:
+        assert check_lines(row["target"][0]["content"], row["prompt"][0]["content"]).correct
+    for folder, steps in (("base", 0), ("vanilla-sft", 2), ("vanilla-sft-grpo", 2)):
+        scores = read_evaluations(out / folder)[steps]
+        assert {"id_pass1", "hard_pass2", "longer_pass1", "entropy"} <= set(scores)
+        assert (scores["prompts_id"], scores["prompts_longer"]) == (3, 2)
+    lines = (out / "vanilla-sft-grpo" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]

@@ -1,0 +1,1 @@
+"""The parts of `tools/select_oxa_data.py`."""
