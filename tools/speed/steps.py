@@ -54,7 +54,8 @@ class Shared:
         else:
             if self.quantised is None:
                 self.quantised = jax.jit(teacher.quantise)(self.state.teacher.params)
-            whole = QuantisedTeacher(*self.state.teacher, self.quantised)
+            plain = self.state.teacher
+            whole = QuantisedTeacher(plain.params, plain.count, self.quantised)
             state, scalars = step(self.state._replace(teacher=whole), self.batches)
             self.state, self.quantised = persistent_state(state), state.teacher.quantised
         return self.state, scalars
