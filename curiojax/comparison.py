@@ -144,11 +144,12 @@ def _measure(config: RunConfig, folder: Path, name: str, this: str, *, path: boo
     every = run.checkpoint.keep_every
     steps = range(every, last, every) if path and every else ()
     for step in (*steps, last):
-        _evaluate(config, directory, step, last)
+        evaluate_step(config, directory, step, last)
     return measured(directory, name=name, seed=config.seed)
 
 
-def _evaluate(config: RunConfig, directory: Path, step: int, last: int) -> None:
+def evaluate_step(config: RunConfig, directory: Path, step: int, last: int) -> None:
+    """Evaluates one kept checkpoint of a finished run, unless that is known already."""
     if step == last:
         quickstart.scores_of(config, directory / "hf", directory, step)
         return

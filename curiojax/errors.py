@@ -18,6 +18,10 @@ class ConfigError(ValueError):
     """
 
 
+class Stopped(KeyboardInterrupt):
+    """The run was asked to stop, and did so in good order, after a checkpoint."""
+
+
 def exit_on_config_error(main: Callable[[], None]) -> None:
     """Runs `main`; a `ConfigError` becomes one line on stderr and exit code 2.
 

@@ -80,6 +80,12 @@ def enable(show: bool) -> None:
     _enabled = show
 
 
+def restore_terminal() -> None:
+    """Gives the terminal its cursor back, for a process that ends without closing its bars."""
+    if _enabled and _live_terminal():
+        Console(stderr=True).show_cursor(True)
+
+
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
     """Keeps the parts of a longer piece of work quiet; bars that are open already stay."""

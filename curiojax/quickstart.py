@@ -8,6 +8,7 @@ one ends with, as GRPO does.
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -112,32 +113,34 @@ def train(run: RunConfig, *, name: str, details: bool) -> Result:
 def member(config: RunConfig, name: str, directory: Path) -> RunConfig:
     """The config of one run of the comparison: the common part, its overrides, the world's data.
 
-    `after` among the overrides names the run that this one continues from.
+    `after` among the overrides names the run that this one continues from; `world` changes the data
+    that it learns from.
 
     Raises:
       ConfigError: the overrides make no run, or there is no such run before this one.
     """
     overrides = dict((config.compare or {})[name])
     start = _start(config, name, overrides.pop("after", None))
+    drawn = _world(config).model_copy(update=overrides.pop("world", {}))
+    config = config.model_copy(update={"world": drawn})
     # What was left unsaid stays unsaid: a default made explicit could contradict an override.
     values = config.model_dump(
         mode="json", exclude_unset=True, exclude={"compare", "preset", "world"}
     )
     learns_from_rewards = overrides.get("stage") == "grpo"
+    default = "grpo" if learns_from_rewards else "curio"
+    objective = parse_objective({"name": default, **overrides.get("objective", {})})
     if learns_from_rewards:
         values = _without(values, SFT_ONLY) | {"preset": config.preset}
-        data = {"path": str(prompts_file(config, directory))}
+        shown = getattr(objective, "needs_demonstrations", False)
+        data = {"path": str(prompts_file(config, directory, with_demonstrations=shown))}
     else:
         data = {"path": str(demonstrations_file(config, directory))}
-    objective = overrides.get("objective")
-    if objective and not learns_from_rewards:
-        if parse_objective({"name": "curio", **objective}).needs_suppressed:
+        if objective.needs_suppressed:
             data["suppressed_path"] = str(wrong_samples_file(config, directory))
     ours = {
         "output_dir": str(folder(directory, name)),
-        "model": {
-            "path": str(folder(directory, start) / "hf" if start else embedded(config).base_model)
-        },
+        "model": {"path": str(folder(directory, start) / "hf" if start else base_model(config))},
         "data": data,
     }
     return parse_config(merge(merge(values, overrides), ours))
@@ -159,18 +162,24 @@ def demonstrations_file(config: RunConfig, directory: Path) -> Path:
     return path
 
 
-def prompts_file(config: RunConfig, directory: Path) -> Path:
-    """Problems without demonstrations, for RL: as a parquet file in the schema of real data."""
+def prompts_file(config: RunConfig, directory: Path, *, with_demonstrations: bool = False) -> Path:
+    """Problems for RL, as a parquet file in the schema of real data.
+
+    With demonstrations the ID problems come with one each; the expert shows no hard ones.
+    """
     world = _world(config)
     count, share = world.num_prompts, world.hard_share
-    path = directory / f"prompts-{world.name}-{count}-{share}-{config.seed}.parquet"
+    kind = f"-{world.demonstrations.replace(' ', '-')}" if with_demonstrations else ""
+    path = directory / f"prompts-{world.name}{kind}-{count}-{share}-{config.seed}.parquet"
     if not path.is_file():
-        hard, draw = round(count * share), embedded(config).training_problems
-        problems = [
-            *draw("id", count - hard, seed=config.seed),
-            *draw("hard", hard, seed=config.seed),
-        ]
-        _write(path, problems)
+        hard, ours = round(count * share), embedded(config)
+        easy = count - hard
+        if with_demonstrations:
+            expert, q = parse_recipe(world.demonstrations)
+            first = ours.demonstrations(expert, q=q, count=easy, seed=config.seed)
+        else:
+            first = ours.training_problems("id", easy, seed=config.seed)
+        _write(path, [*first, *ours.training_problems("hard", hard, seed=config.seed)])
     return path
 
 
@@ -179,7 +188,7 @@ def wrong_samples_file(config: RunConfig, directory: Path) -> Path:
     world, count = embedded(config), _world(config).num_demonstrations
     path = directory / f"wrong-samples-{world.name}-{count}-{config.seed}.jsonl"
     if not path.is_file():
-        model, params = models.load_pretrained(world.base_model, dtype=jnp.float32)
+        model, params = models.load_pretrained(base_model(config), dtype=jnp.float32)
         tokenizer = load_tokenizer(str(world.base_model))
         with progress.status("sampling wrong answers of the base model"):
             found = wrong_samples(world, params, model, tokenizer, count=count, seed=config.seed)
@@ -235,6 +244,11 @@ def embedded(config: RunConfig) -> EmbeddedWorld:
     return embedded_world(_world(config).name)
 
 
+def base_model(config: RunConfig) -> Path:
+    """What runs start from: `model.path`, which has the world's tokenizer, or the shipped one."""
+    return Path(config.model.path) if config.model.path else embedded(config).base_model
+
+
 def keep_freed_memory() -> None:
     """Lets the C library keep memory for the next step rather than give it back each time.
 
@@ -278,9 +292,9 @@ def _without(values: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     return kept
 
 
-def _write(path: Path, items: Sequence[Demonstration] | Sequence[Problem]) -> None:
+def _write(path: Path, items: Sequence[Demonstration | Problem]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")  # another process may write the same file
     write_parquet(temporary, items)
     temporary.replace(path)
 

@@ -7,13 +7,17 @@ again continues an interrupted run.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import platform
 import sys
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from curiojax.config import RunConfig, load_config
+from curiojax.distributed import agree, is_shared, joined, read_settings
 from curiojax.errors import ConfigError, exit_on_config_error
 from curiojax.yaml_files import find_config, read_arguments
 
@@ -31,6 +35,12 @@ usage: python -m curiojax.train [CONFIG.yaml] [key=value ...]
       data.path=train.parquet rollout.vllm_python=/opt/vllm/bin/python
       GRPO after it
 
+  python -m curiojax.train CONFIG.yaml distributed.coordinator=node1:9876 \\
+      distributed.num_processes=4 distributed.process_id=0
+      one of several processes, one per host, ids from 0; under srun or mpirun without these keys;
+      also distributed.join_seconds=300, distributed.heartbeat_seconds=30; exit code 75: a process
+      stopped answering, start all again
+
 The same command again continues an interrupted run. Keys and defaults: curiojax/config.py.
 """
 
@@ -40,24 +50,38 @@ def main(arguments: list[str] | None = None) -> None:
     if any(argument in ("-h", "--help") for argument in arguments):
         print(USAGE)
         return
+    settings, arguments = read_settings(arguments)
+    with joined(settings):
+        run(arguments)
+
+
+def run(arguments: list[str]) -> None:
+    """Trains as the command line says, together with the other processes if there are any."""
     name, overrides = read_arguments(arguments)
     config = load_config(find_config(name or "configs/quickstart.yaml"), overrides)
+    check_alike(config)
     leave_devices_to_servers(config)
     if config.rollout.shares_devices:
         from curiojax.training.memory import leave_memory_to_servers
 
         leave_memory_to_servers(config)
-    initialize_distributed()
     quiet_libraries()
     only_first_process_shows_progress()
     if config.compare:
+        import jax
+
+        if jax.process_count() > 1:
+            raise ConfigError("compare: a comparison runs in one process; start it once")
         from curiojax.quickstart import run_comparison
 
         run_comparison(config)
         return
     from curiojax.training.compilation import compilation_cache, programs_folder
 
-    with compilation_cache(programs_folder()):
+    # Process 0 alone writes programs. Were it to find one there that the others must compile, they
+    # would wait for its share of XLA's tuning.
+    folder = programs_folder()
+    with compilation_cache(folder) if is_shared("programs", folder) else contextlib.nullcontext():
         finish(run_stage(config))
 
 
@@ -72,30 +96,24 @@ def run_stage(config: RunConfig) -> Result:
     return run_sft(config)
 
 
-def initialize_distributed() -> None:
-    """Joins the other processes of a multi-process run; does nothing in a single one.
+# Each process may find these at a place of its own; what is there is compared later.
+OWN_KEYS: Any = {
+    "output_dir": True,
+    "model": {"path"},
+    "data": {"path", "suppressed_path", "cache_dir", "workers"},
+}
+PACKAGES = ("curiojax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
-    Follows JAX's own environment variables (JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES,
-    JAX_PROCESS_ID) and SLURM's.
-    """
-    # Inside an allocation but outside srun there is one process, and nobody to wait for.
-    under_srun = os.environ.get("SLURM_STEP_NUM_TASKS", "1") != "1"
-    address = os.environ.get("JAX_COORDINATOR_ADDRESS")
-    if address is None and not under_srun:
-        return
-    import jax
 
-    if address is None:
-        jax.distributed.initialize()
-        return
-    try:
-        count, index = (int(os.environ[f"JAX_{name}"]) for name in ("NUM_PROCESSES", "PROCESS_ID"))
-    except (KeyError, ValueError):
-        raise ConfigError(
-            "JAX_COORDINATOR_ADDRESS: is set, so JAX_NUM_PROCESSES and JAX_PROCESS_ID must be "
-            "numbers; set them, or unset all three"
-        ) from None
-    jax.distributed.initialize(coordinator_address=address, num_processes=count, process_id=index)
+def check_alike(config: RunConfig) -> None:
+    """Raises a `ConfigError` when the processes of a run are not about to do the same."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    agree("versions", versions, "install the same versions on every host")
+    values = config.model_dump(mode="json", exclude=OWN_KEYS)
+    agree("config", values, "give every process the same config and overrides")
 
 
 def leave_devices_to_servers(config: RunConfig) -> None:

@@ -67,7 +67,8 @@ def test_steps_replace_epochs():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.parent.name + "/" + p.name))
 def test_shipped_configs_load_and_say_what_they_are(path):
-    load_config(path, VLLM if path.stem == "grpo" else [])
+    with_vllm = path.stem == "grpo" or "grpo.yaml" in path.read_text()
+    load_config(path, VLLM if with_vllm else [])
     head = path.read_text().splitlines()[:16]
     for word in ("Reproduces", "Command:", "Hardware:"):
         assert any(word in line for line in head), word
@@ -176,6 +177,7 @@ def test_the_baselines_differ_in_nothing_but_the_objective():
     root = Path(__file__).parents[1] / "configs"
     base = load_config(root / "qwen2.5-math-7b" / "sft.yaml")
     files = sorted([*(root / "baselines").glob("*.yaml"), *(root / "beyond").glob("*.yaml")])
+    files = [file for file in files if "grpo.yaml" not in file.read_text()]
     assert len(files) >= 11
     objectives = []
     for file in files:
@@ -188,6 +190,26 @@ def test_the_baselines_differ_in_nothing_but_the_objective():
         assert config.model_copy(update=same) == base, file.name
         assert config.output_dir.endswith(file.stem)
     assert len(set(objectives)) == len(files)
+
+
+def test_the_single_stage_baselines_start_from_the_base_model():
+    """The RL stage's run with another objective, and the model of the supervised stage."""
+    root = Path(__file__).parents[1] / "configs"
+    sft = load_config(root / "qwen2.5-math-7b" / "sft.yaml")
+    grpo = load_config(root / "qwen2.5-math-7b" / "grpo.yaml", [*VLLM, "rollout.top_p=1.0"])
+    files = [f for f in (root / "baselines").glob("*.yaml") if "grpo.yaml" in f.read_text()]
+    assert {"luffy", "rl_plus", "srft", "hpt", "sft_rl"} <= {file.stem for file in files}
+    for file in files:
+        config = load_config(file, VLLM)
+        assert config.objective.name == file.stem and config.objective.needs_demonstrations
+        assert (config.model, config.data) == (sft.model, sft.data), file.name
+        # What the methods' own scripts share.
+        assert (config.objective.entropy_coef, config.objective.normalize_std) == (0.001, False)
+        assert config.optimizer.learning_rate == (5e-6 if file.stem == "hpt" else 1e-6)
+        same = {name: getattr(grpo, name) for name in ("objective", "output_dir", "model")}
+        same["optimizer"] = grpo.optimizer
+        assert config.model_copy(update=same) == grpo, file.name
+        assert config.output_dir.endswith(file.stem)
 
 
 @pytest.mark.parametrize("name", ["qwen2.5-math-7b", "qwen3-4b", "llama3.1-8b"])

@@ -9,9 +9,11 @@ PACKAGE = Path(__file__).parents[1] / "curiojax"
 LEAVES = {
     *("errors", "objectives", "sections", "stages", "config", "yaml_files", "sharding", "progress"),
     "folders",
+    "distributed",
 }
 ALLOWED = {
     "errors": set(),
+    "distributed": {"errors", "progress"},
     "folders": {"errors"},
     "objectives": set(),
     "progress": set(),

@@ -10,7 +10,7 @@ least time they can take. `--sweep` also tries the other rematerialisation polic
 micro-batch, and names the fastest that fits.
 
 The figures are those of the step. Not in them: NCCL, cuDNN and the CUDA context (5 GB are set aside
-when it is said what fits); in an RL run, the JAX sampler's weights and cache, or a vLLM server's.
+when it is said what fits); in an RL run, a vLLM server's memory (the JAX sampler's is counted).
 JAX takes 75 % of a GPU's memory unless XLA_PYTHON_CLIENT_MEM_FRACTION (0.95, say) is set.
 """
 

@@ -17,10 +17,16 @@ from curiojax import folders, progress
 from curiojax.errors import ConfigError
 from curiojax.evaluation import checks, expert, folder
 from curiojax.evaluation.benchmarks import parse_entries
-from curiojax.evaluation.engines import Weights, start_engine
+from curiojax.evaluation.engines import Call, Weights, start_engine
 from curiojax.evaluation.entropy import EntropyFile
 from curiojax.evaluation.field_names import own_field_names
-from curiojax.evaluation.generation import CompletionFile, fits, generate, missing
+from curiojax.evaluation.generation import (
+    QUESTIONS_PER_CALL,
+    CompletionFile,
+    fits,
+    generate,
+    missing,
+)
 from curiojax.evaluation.grading import GradeFile
 from curiojax.evaluation.outcome import report, summary
 from curiojax.evaluation.perplexity import Tokens
@@ -110,8 +116,12 @@ def sample(
             checks.check_own_verifiers(work)
             if config.engine == "vllm" and (config.entropy or config.expert_data.path):
                 checks.check_devices(config, subject.config)
-            longest = max(lengths) + config.max_response_tokens
-            engine = start_engine(config, subject.path, subject.config, weights, longest, directory)
+            counts = [
+                min(len(missing(item.benchmark, file)), QUESTIONS_PER_CALL) * item.samples
+                for item, file in zip(work, files, strict=True)
+            ]
+            call = Call(max(counts), max(lengths))
+            engine = start_engine(config, subject.path, subject.config, weights, call, directory)
             stack.callback(engine.close)
         for item, file in zip(work, files, strict=True):
             sampling = Sampling(

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from curiojax.losses.own_tokens import PolicyTokens
+from curiojax.losses.own_tokens import PolicyTokens, clipped_loss
 from curiojax.losses.tokens import Metrics
 
 if TYPE_CHECKING:
-    from curiojax.objectives import Luffy, RlPlus, Srft
+    from curiojax.objectives import Luffy, PrefixRft, RlPlus, Srft
 
 
 def luffy_loss(log_probs: jax.Array, advantages: jax.Array, gamma: float = 0.1) -> jax.Array:
@@ -73,10 +73,20 @@ def _cross_entropy(objective, tokens: PolicyTokens) -> tuple[jax.Array, Metrics]
     return -tokens.log_probs, {}
 
 
+def _prefix_rft(objective: PrefixRft, tokens: PolicyTokens) -> tuple[jax.Array, Metrics]:
+    """As the policy's own tokens, where they are selected."""
+    loss, flags = clipped_loss(objective, tokens)
+    chosen = jnp.ones(loss.shape, bool) if tokens.selected is None else tokens.selected != 0
+    clipped = flags["clipped_high"] + flags["clipped_low"] + flags["dual_clipped"]
+    metrics = {"given_kept": chosen.astype(jnp.float32), "given_advantage": tokens.advantages}
+    return jnp.where(chosen, loss, 0), metrics | {"given_clipped": jnp.where(chosen, clipped, 0)}
+
+
 GIVEN_LOSSES: dict[str, Callable[..., tuple[jax.Array, Metrics]]] = {
     "luffy": _luffy,
     "rl_plus": _rl_plus,
     "srft": _srft,
     "hpt": _cross_entropy,
     "sft_rl": _cross_entropy,
+    "prefix_rft": _prefix_rft,
 }

@@ -41,7 +41,7 @@ _GIVEN = {
 }
 _GIVEN_POLICY = {
     *("advantages", "old_log_probs", "on_policy", "sampler_log_probs", "ref_log_probs"),
-    *("given", "sequence_entropy"),
+    *("given", "sequence_entropy", "selected"),
 }
 
 
@@ -185,7 +185,8 @@ def chunked_loss(
         quantile of all tokens) and `suppressed` (for `Oxa`). A policy objective takes `advantages`
         (also `[B, 1]`) and what else `policy_token_loss` is given: `old_log_probs` (left out, the
         ratio is exactly 1, as it is in the first update after a rollout), `on_policy` (the same,
-        token by token), `sampler_log_probs`, `ref_log_probs`, `given`, `sequence_entropy`.
+        token by token), `sampler_log_probs`, `ref_log_probs`, `given`, `sequence_entropy`,
+        `selected`.
       teacher: head `[V, D]` and hidden states `[B, T, D]` of the other model, for objectives with
         `needs_teacher_logits`; D may differ from the student's.
       temperature: of the rollouts, for policy objectives; divides the logits.

@@ -26,6 +26,7 @@ class PolicyTokens(NamedTuple):
       advantages: of the tokens' sequences.
       sequence_entropy: mean entropy of the tokens of each token's sequence, nats; None where the
         objective has no use for it.
+      selected: of the tokens that were given, 1 where they are learnt; None: everywhere.
     """
 
     log_probs: jax.Array
@@ -33,6 +34,7 @@ class PolicyTokens(NamedTuple):
     log_ratio: jax.Array
     advantages: jax.Array
     sequence_entropy: jax.Array | None = None
+    selected: jax.Array | None = None
 
 
 def _range(objective: PolicyObjective) -> tuple[float, float]:
@@ -40,7 +42,7 @@ def _range(objective: PolicyObjective) -> tuple[float, float]:
     return (-math.inf if low is None else 1 - low), (math.inf if high is None else 1 + high)
 
 
-def _clipped(objective, tokens: PolicyTokens) -> tuple[jax.Array, Metrics]:
+def clipped_loss(objective, tokens: PolicyTokens) -> tuple[jax.Array, Metrics]:
     ratio, advantages = jnp.exp(bounded(tokens.log_ratio)), tokens.advantages
     lowest, highest = _range(objective)
     high = (advantages > 0) & (ratio > highest)
@@ -72,7 +74,7 @@ def _srft(objective: Srft, tokens: PolicyTokens) -> tuple[jax.Array, Metrics]:
     metrics = _flags(jnp.exp(bounded(tokens.log_ratio)), nothing, nothing, nothing)
     metrics["positive"] = right.astype(jnp.float32)
     metrics["negative"] = (tokens.advantages < 0).astype(jnp.float32)
-    return loss, metrics | {"positive_weight": weight, "sequence_entropy": tokens.sequence_entropy}
+    return loss, metrics | {"positive_weight": weight}
 
 
 def _flags(ratio, high, low, dual) -> Metrics:
@@ -81,11 +83,12 @@ def _flags(ratio, high, low, dual) -> Metrics:
 
 
 POLICY_LOSSES: dict[str, Callable[..., tuple[jax.Array, Metrics]]] = {
-    "grpo": _clipped,
+    "grpo": clipped_loss,
     "grpo_released": _released,
-    "luffy": _clipped,
-    "rl_plus": _clipped,
+    "luffy": clipped_loss,
+    "rl_plus": clipped_loss,
     "srft": _srft,
-    "hpt": _clipped,
-    "sft_rl": _clipped,
+    "hpt": clipped_loss,
+    "sft_rl": clipped_loss,
+    "prefix_rft": clipped_loss,
 }

@@ -42,6 +42,7 @@ def policy_loss(
     entropy: jax.Array | None = None,
     given: jax.Array | None = None,
     sequence_entropy: jax.Array | None = None,
+    selected: jax.Array | None = None,
 ) -> tuple[jax.Array, Metrics]:
     """The loss of every token, not reduced; see `aggregate`.
 
@@ -63,6 +64,8 @@ def policy_loss(
         importance weight and penalty. Only for objectives that learn from such; None: none is.
       sequence_entropy: `[B, T]`, mean entropy (nats) of the tokens of each token's sequence; needed
         by `Srft`. A constant.
+      selected: `[B, T]`, of the tokens that were given, not 0 where they are learnt; the others
+        have neither loss nor entropy bonus. Needed by objectives with `selects_given`.
 
     Returns:
       The loss, float32 `[B, T]`, and float32 `[B, T]` metrics without gradient: `policy_loss`
@@ -72,7 +75,10 @@ def policy_loss(
       KL(policy || reference) and, if it is in the loss, `kl`; with `sampler_log_probs` the
       estimates `mismatch_k1` and `mismatch_k3` of KL(sampler || old), `mismatch_abs`
       (|lp_old - lp_sampler|), `tis_weight` (neither truncated nor in the loss where the objective
-      has no `tis_cap`), `tis_weight_squared` (see `effective_sample_share`) and `tis_capped`.
+      has no `tis_cap`), `tis_weight_squared` (see `effective_sample_share`) and `tis_capped`; with
+      `given` itself, `given_loss` and `given_prob`; and of `Srft` `sft_weight`, `positive_weight`
+      and the flags `positive` and `negative`. `given_loss`, `given_prob` and `sft_weight` mean
+      something at given tokens only, the others only at the policy's own.
 
     Raises:
       ValueError: unknown objective, something that it needs is missing, or shapes that do not fit.
@@ -88,6 +94,8 @@ def policy_loss(
     _need(objective, entropy_coef > 0, "entropy_coef above 0", entropy, "entropy")
     weighs = objective.needs_sequence_entropy
     _need(objective, weighs, "its weight", sequence_entropy, "sequence_entropy")
+    chooses = objective.selects_given and given is not None
+    _need(objective, chooses, "entropy_share below 1", selected, "selected")
     valid = mask.astype(bool)
 
     # Before and after: a NaN that is only thrown away afterwards still reaches the gradient.
@@ -111,6 +119,8 @@ def policy_loss(
     tokens = PolicyTokens(log_probs, old, gap, advantages)
     if sequence_entropy is not None:
         tokens = tokens._replace(sequence_entropy=constant(sequence_entropy, "sequence_entropy"))
+    if selected is not None:
+        tokens = tokens._replace(selected=constant(selected, "selected"))
     loss, metrics = POLICY_LOSSES[objective.name](objective, tokens)
     metrics["old_kl"] = -gap
     if sampler_log_probs is not None:
@@ -125,14 +135,17 @@ def policy_loss(
         if kl_coef > 0:
             metrics["kl"] = estimate(getattr(objective, "kl_estimator", "k3"), gap)
             loss = loss + kl_coef * metrics["kl"]
+    bonus = keep(entropy, "entropy") if entropy is not None and entropy_coef > 0 else None
     if given is not None:
         theirs = constant(given, "given") != 0
         given_loss, more = GIVEN_LOSSES[objective.name](objective, tokens)
         loss = jnp.where(theirs, given_loss, loss)
         metrics |= {"given": theirs.astype(jnp.float32), "given_loss": given_loss, **more}
         metrics["given_prob"] = jnp.exp(log_probs)
-    if entropy is not None and entropy_coef > 0:
-        loss = loss - entropy_coef * keep(entropy, "entropy")
+        if bonus is not None and tokens.selected is not None:
+            bonus = jnp.where(theirs & (tokens.selected == 0), 0, bonus)
+    if bonus is not None:
+        loss = loss - entropy_coef * bonus
     metrics = jax.lax.stop_gradient(metrics)
     return jnp.where(valid, loss, 0), {k: jnp.where(valid, x, 0) for k, x in metrics.items()}
 
@@ -156,6 +169,7 @@ def policy_token_loss(
     ref_log_probs: jax.Array | None = None,
     given: jax.Array | None = None,
     sequence_entropy: jax.Array | None = None,
+    selected: jax.Array | None = None,
 ) -> tuple[jax.Array, Metrics]:
     """`policy_loss` of tokens `[N]` from the policy's logits `[N, V]` before the temperature.
 
@@ -186,6 +200,7 @@ def policy_token_loss(
         entropy=scores["entropy"],
         given=given,
         sequence_entropy=sequence_entropy,
+        selected=selected,
     )
     kept = {k: jnp.where(valid, jax.lax.stop_gradient(x), 0) for k, x in scores.items()}
     return loss, {**kept, **metrics}

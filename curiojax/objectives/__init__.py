@@ -13,6 +13,7 @@ from pydantic import Field
 from curiojax.objectives.base import Objective
 from curiojax.objectives.hybrid import Hpt, HybridObjective, Luffy, RlPlus, SftRl, Srft
 from curiojax.objectives.policy import Grpo, GrpoReleased, PolicyObjective, RatioObjective
+from curiojax.objectives.prefix import PrefixRft
 from curiojax.objectives.supervised import Curio, Dft, Entropy, Gem, Kl, Oxa, Psft, Sft
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Oxa",
     "Policy",
     "PolicyObjective",
+    "PrefixRft",
     "Psft",
     "RatioObjective",
     "RlPlus",
@@ -47,7 +49,7 @@ __all__ = [
 
 Supervised = Sft | Curio | Entropy | Kl | Gem | Dft | Psft | Oxa
 AnyObjective = Annotated[Supervised, Field(discriminator="name")]
-Policy = Grpo | GrpoReleased | Luffy | RlPlus | Srft | Hpt | SftRl
+Policy = Grpo | GrpoReleased | Luffy | RlPlus | Srft | Hpt | SftRl | PrefixRft
 AnyPolicyObjective = Annotated[Policy, Field(discriminator="name")]
 AnyStageObjective = Annotated[Supervised | Policy, Field(discriminator="name")]
 

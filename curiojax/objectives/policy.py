@@ -45,6 +45,18 @@ class PolicyObjective(Objective):
         return False
 
     @property
+    def continues_demonstrations(self) -> bool:
+        """Whether one of a prompt's completions continues the beginning of its demonstration, which
+        is then learnt nowhere else."""
+        return False
+
+    @property
+    def selects_given(self) -> bool:
+        """Whether the tokens that were given are learnt only where the policy is uncertain, which
+        the scoring pass has to find out for all of an update."""
+        return False
+
+    @property
     def needs_sampler_log_probs(self) -> bool:
         """Whether the loss weighs tokens by how much the sampler's policy differs."""
         return False

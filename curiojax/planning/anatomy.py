@@ -31,7 +31,7 @@ def collectives(program: Program) -> dict[str, Traffic]:
     for operation, computation, times in program.operations():
         kind = operation.kind.removesuffix("-start")
         if kind in COLLECTIVES:
-            sizes = _payload(operation, program.inputs(operation, computation))
+            sizes = payload(operation, program.inputs(operation, computation))
             found.setdefault(kind, []).extend((size, times) for size in sizes)
     return {
         kind: Traffic(
@@ -44,8 +44,8 @@ def collectives(program: Program) -> dict[str, Traffic]:
     }
 
 
-def _payload(operation: Operation, inputs: list[tuple[Array, ...]]) -> list[int]:
-    """Bytes of each array communicated: the larger of what goes in and what comes out."""
+def payload(operation: Operation, inputs: list[tuple[Array, ...]]) -> list[int]:
+    """Bytes of each array that is sent: the larger of what goes in and what comes out."""
     given = [array.bytes for arrays in inputs for array in arrays]
     made = [array.bytes for array in operation.result]
     # A started operation may list its inputs before its outputs.
@@ -54,12 +54,17 @@ def _payload(operation: Operation, inputs: list[tuple[Array, ...]]) -> list[int]
 
 
 class Product(NamedTuple):
-    """A matrix product of two operands of these shapes, and how often it runs."""
+    """A matrix product of two operands of these shapes, and how often it runs.
+
+    Attributes:
+      eight_bit: both operands are numbers of eight bits.
+    """
 
     flops: int
     times: int
     left: tuple[int, ...]
     right: tuple[int, ...]
+    eight_bit: bool = False
 
     def has_axis(self, size: int) -> bool:
         """An operand has it, or both do where the compiler has cut the contracted axis in parts."""
@@ -76,15 +81,17 @@ def products(program: Program) -> Iterator[Product]:
         if len(inputs) < 2 or not inputs[0] or not inputs[1]:
             continue
         left, right = inputs[0][0].shape, inputs[1][0].shape
+        eight_bit = all(given[0].bytes == math.prod(given[0].shape) for given in inputs[:2])
         axes = _numbers(r"lhs_contracting_dims=\{([\d,]*)\}", operation.text)
         size = math.prod(operation.result[0].shape)
         flops = 2 * size * math.prod(left[axis] for axis in axes)
-        yield Product(flops, times, left, right)
+        yield Product(flops, times, left, right, eight_bit)
 
 
-def executed_flops(program: Program) -> int:
-    """FLOPs of all matrix products in one run, on one device."""
-    return sum(product.flops * product.times for product in products(program))
+def executed_flops(program: Program, *, eight_bit: bool = False) -> int:
+    """FLOPs of all matrix products in one run, on one device; or of those of eight-bit numbers."""
+    found = (p for p in products(program) if p.eight_bit or not eight_bit)
+    return sum(product.flops * product.times for product in found)
 
 
 def head_passes(program: Program, vocab: int, hidden: int, tokens: int) -> float:

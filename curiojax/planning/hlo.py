@@ -140,7 +140,7 @@ def _closing(line: str, opening: int) -> int:
 def _times(computations: dict[str, dict[str, Operation]], entry: str) -> dict[str, int]:
     calls: dict[str, list[tuple[str, int]]] = {}
     for name, body in computations.items():
-        calls[name] = [called for operation in body.values() for called in _calls(operation)]
+        calls[name] = [pair for operation in body.values() for pair in called(operation)]
     # Callers before callees: the graph of calls has no cycles.
     order: list[str] = []
     seen: set[str] = set()
@@ -160,7 +160,8 @@ def _times(computations: dict[str, dict[str, Operation]], entry: str) -> dict[st
     return times
 
 
-def _calls(operation: Operation) -> Iterator[tuple[str, int]]:
+def called(operation: Operation) -> Iterator[tuple[str, int]]:
+    """The computations that an operation runs, and how often each time."""
     trips = 1
     if operation.kind == "while":
         known = _TRIPS.search(operation.text)

@@ -17,13 +17,15 @@ from curiojax.models import ModelConfig
 from curiojax.planning import anatomy
 from curiojax.planning.flops import model_flops
 from curiojax.planning.hlo import parse
+from curiojax.planning.overlap import Overlap, overlap
 from curiojax.planning.target import Target, without_a_device
 from curiojax.sharding import make_mesh, num_batch_shards
-from curiojax.training.memory import num_bytes
+from curiojax.training.memory import num_bytes, sampler_bytes
 from curiojax.training.passes import teacher_head
 from curiojax.training.plan import check_fit
 from curiojax.training.policy_step import PolicyStep, compile_policy_step
 from curiojax.training.recipe import Recipe
+from curiojax.training.state import persistent_state
 from curiojax.training.step import Step, compile_step
 
 # Per device, for what no compiler sees: NCCL's buffers, cuDNN, the CUDA context and gaps between
@@ -45,9 +47,12 @@ class ProgramPlan:
         temporaries, and outputs that do not take the place of an input.
       flops: of matrix products, loops counted as often as they run; kernels of libraries are not
         seen.
+      eight_bit_flops: those among `flops` that multiply eight-bit numbers, where the target's
+        compiler leaves them eight bits.
       xla_flops: by XLA's cost analysis, which counts the body of a loop once; None where XLA has
         none for the target.
       collectives: by kind.
+      overlap: how much of them the schedule puts beside matrix products.
       head_passes: products of all tokens with the LM head: 1 without a gradient, 3 with one.
       widest_sort: length of the longest axis that is sorted.
       logits_at_once: tokens whose scores over the vocabulary exist at the same time.
@@ -60,8 +65,10 @@ class ProgramPlan:
     activations: int
     generated_code: int
     flops: int
+    eight_bit_flops: int
     xla_flops: float | None
     collectives: Mapping[str, anatomy.Traffic]
+    overlap: Overlap
     head_passes: float
     widest_sort: int
     logits_at_once: int
@@ -69,6 +76,11 @@ class ProgramPlan:
     @property
     def own(self) -> int:
         return self.temporaries + self.outputs - self.aliased
+
+    @property
+    def bfloat16_flops(self) -> float:
+        """As many FLOPs with bfloat16 would take the chip the same time."""
+        return self.flops - self.eight_bit_flops / 2
 
     @property
     def sent_bytes(self) -> int:
@@ -82,9 +94,12 @@ class Plan:
 
     Attributes:
       kept: bytes of what is there during a whole step, by kind: exact.
-      programs: what runs once per micro-batch, and `update`, once per step.
+      programs: what runs once per micro-batch; once per step, `update` and, for a teacher that is
+        run in eight bits, `requantise`.
       tokens: of a micro-batch, over all devices, padding included.
       model_flops: of a micro-batch, over all devices.
+      sampling: bytes of the JAX sampler's keys and values when they are most, in RL. It samples
+        between the updates, so that only the larger of the two counts.
     """
 
     config: RunConfig
@@ -95,6 +110,7 @@ class Plan:
     programs: Mapping[str, ProgramPlan]
     tokens: int
     model_flops: float
+    sampling: int = 0
 
     @property
     def devices(self) -> int:
@@ -105,16 +121,33 @@ class Plan:
         return max(self.programs, key=lambda name: self.programs[name].own)
 
     @property
+    def peak_in(self) -> str:
+        return "sampling" if self._sampling_decides else self.largest_program
+
+    @property
     def bytes_by_kind(self) -> dict[str, int]:
         """Bytes at the peak, which is their sum."""
-        largest = self.programs[self.largest_program]
         code = sum(program.generated_code for program in self.programs.values())
+        if self._sampling_decides:
+            ours = dict.fromkeys(self._of_updates, 0) | {"sampler_cache": self.sampling}
+        else:
+            ours = self._of_updates | {"sampler_cache": 0}
+        return {**self.kept, **ours, "generated_code": code}
+
+    @property
+    def _of_updates(self) -> dict[str, int]:
+        """What is there during the updates only."""
+        largest = self.programs[self.largest_program]
         return {
-            **self.kept,
+            "gradients": self.kept["gradients"],
+            "batch": self.kept["batch"],
             "activations": largest.activations,
             "temporaries": largest.own - largest.activations,
-            "generated_code": code,
         }
+
+    @property
+    def _sampling_decides(self) -> bool:
+        return self.sampling > sum(self._of_updates.values())
 
     @property
     def peak(self) -> int:
@@ -126,12 +159,14 @@ class Plan:
 
     @property
     def per_microbatch(self) -> list[ProgramPlan]:
-        return [program for name, program in self.programs.items() if name != "update"]
+        per_step = ("update", "requantise")
+        return [program for name, program in self.programs.items() if name not in per_step]
 
     @property
     def compute_seconds(self) -> float:
         """Of a micro-batch's matrix products at the chip's peak."""
-        return sum(program.flops for program in self.per_microbatch) / self.target.chip.flops
+        flops = sum(program.bfloat16_flops for program in self.per_microbatch)
+        return flops / self.target.chip.flops
 
     @property
     def link_seconds(self) -> float:
@@ -176,6 +211,7 @@ def measure(recipe: Recipe, step: Step | PolicyStep, target: Target) -> Plan:
         known += num_bytes(teacher_head(recipe, teacher.params))
     # What a micro-batch adds: its tokens, and what the passes before found about them.
     kept["batch"] = programs["accumulate"].arguments - known
+    kept["sampler_weights"], sampling = sampler_bytes(recipe)
     return Plan(
         recipe.config,
         recipe.model,
@@ -185,6 +221,7 @@ def measure(recipe: Recipe, step: Step | PolicyStep, target: Target) -> Plan:
         programs,
         recipe.config.rows_per_microbatch * recipe.config.row_length,
         model_flops(recipe.config, recipe.model),
+        sampling,
     )
 
 
@@ -194,7 +231,8 @@ def state_bytes(recipe: Recipe) -> dict[str, int]:
     return {
         "parameters": num_bytes(state.params),
         "optimiser": num_bytes(state.opt_state),
-        "teacher": num_bytes(state.teacher),
+        "teacher": num_bytes(persistent_state(state).teacher),
+        "quantised": num_bytes(getattr(state.teacher, "quantised", ())),
         "gradients": num_bytes(state.params),
     }
 
@@ -216,8 +254,10 @@ def _look(recipe: Recipe, compiled: Any) -> ProgramPlan:
         activations=min(saved, int(memory.temp_size_in_bytes)),
         generated_code=int(memory.generated_code_size_in_bytes),
         flops=anatomy.executed_flops(program),
+        eight_bit_flops=anatomy.executed_flops(program, eight_bit=True),
         xla_flops=_xla_flops(compiled),
         collectives=anatomy.collectives(program),
+        overlap=overlap(program),
         head_passes=anatomy.head_passes(program, vocab, hidden, tokens),
         widest_sort=anatomy.widest_sort(program),
         logits_at_once=anatomy.logits_at_once(program, vocab, {hidden, hidden // shape["fsdp"]}),

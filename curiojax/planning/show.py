@@ -19,8 +19,11 @@ KINDS = {
     "parameters": "parameters",
     "optimiser": "optimiser",
     "teacher": "teacher",
+    "quantised": "teacher's eight-bit layers",
     "gradients": "gradient sums",
     "batch": "micro-batch and statistics",
+    "sampler_weights": "sampler's weights",
+    "sampler_cache": "sampler's keys and values",
     "activations": "saved activations",
     "temporaries": "temporaries",
     "generated_code": "generated code",
@@ -82,7 +85,7 @@ def _measured(plan: Plan) -> dict[str, Any]:
         **_setting(plan),
         "bytes_per_device": plan.bytes_by_kind,
         "peak_bytes": plan.peak,
-        "peak_in": plan.largest_program,
+        "peak_in": plan.peak_in,
         "reserve_bytes": int(RESERVE),
         "fits": {name: plan.fits(chip.memory) for name, chip in CHIPS.items()},
         "microbatch": {
@@ -105,8 +108,10 @@ def _program(program: ProgramPlan) -> dict[str, Any]:
         "activation_bytes": program.activations,
         "generated_code_bytes": program.generated_code,
         "flops": program.flops,
+        "eight_bit_flops": program.eight_bit_flops,
         "xla_flops": program.xla_flops,
         "collectives": {kind: t._asdict() for kind, t in program.collectives.items()},
+        "overlap": program.overlap._asdict(),
         "head_passes": round(program.head_passes, 3),
         "widest_sort": program.widest_sort,
         "logits_at_once": program.logits_at_once,
@@ -129,7 +134,7 @@ def show(plan: Plan, source: str, asked: str) -> None:
         },
     )
     kinds = {KINDS[name]: format_bytes(n) for name, n in plan.bytes_by_kind.items() if n}
-    kinds["peak"] = f"{format_bytes(plan.peak)}, in {plan.largest_program}"
+    kinds["peak"] = f"{format_bytes(plan.peak)}, in {plan.peak_in}"
     kinds |= {
         f"fits {chip.memory / 1e9:.0f} GB": _verdict(plan, chip.memory) for chip in CHIPS.values()
     }
@@ -156,14 +161,33 @@ def _floor(plan: Plan) -> Mapping[str, str]:
     if len(counted) == len(xla):
         total = f"{sum(counted) * plan.devices:.3g}"
         shown["XLA's cost analysis (counts a loop's body once)"] = total
+    if teacher := plan.programs.get("teacher_pass"):
+        shown["of them the teacher's"] = _teacher(plan, teacher)
     if plan.model.attention == "cudnn":
         shown["not counted"] = "the attention inside cuDNN"
     return shown | {
         "compute, at least": f"{plan.compute_seconds:.3f} s",
-        "NVLink, at least": f"{plan.link_seconds:.3f} s",
+        "NVLink, at least": f"{plan.link_seconds:.3f} s{_hidden(plan)}",
         "tokens per second, at most": f"{plan.tokens_per_second:,.0f}; "
         f"{plan.tokens_per_second / plan.devices:,.0f} per device",
     }
+
+
+def _teacher(plan: Plan, program: ProgramPlan) -> str:
+    total, seconds = program.flops * plan.devices, program.bfloat16_flops / plan.target.chip.flops
+    text = f"{total:.3g}, at least {seconds:.3f} s"
+    if plan.config.teacher.precision == "same":
+        return text
+    share = program.eight_bit_flops / program.flops
+    return f"{text}; {share:.0%} in {plan.config.teacher.precision}, at twice the speed"
+
+
+def _hidden(plan: Plan) -> str:
+    total = sum(program.overlap.bytes for program in plan.per_microbatch)
+    if not total or not plan.target.exact:
+        return ""
+    hidden = sum(program.overlap.behind_products for program in plan.per_microbatch)
+    return f"; {hidden / total:.0%} of the bytes are sent beside matrix products"
 
 
 def _verdict(plan: Plan, memory: float) -> str:

@@ -26,7 +26,7 @@ class Chip:
 
     Attributes:
       memory: bytes, as it is sold.
-      flops: dense bfloat16 FLOPs per second.
+      flops: dense bfloat16 FLOPs per second; twice as many with eight-bit numbers.
       description: what XLA wants to know, `GpuTargetConfigProto` as text.
     """
 

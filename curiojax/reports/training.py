@@ -16,6 +16,8 @@ from curiojax.progress import format_duration
 from curiojax.reports import (
     catalogue,
     catalogue_held_out,
+    catalogue_hybrid,
+    catalogue_prefix,
     catalogue_rl,
     charts,
     page,
@@ -24,7 +26,14 @@ from curiojax.reports import (
 )
 
 # What both stages have comes last.
-GROUPS = (*catalogue.GROUPS[:-1], *catalogue_rl.GROUPS, catalogue.GROUPS[-1])
+GROUPS = (
+    *catalogue.GROUPS[:-1],
+    *catalogue_rl.GROUPS[:2],
+    *catalogue_hybrid.GROUPS,
+    *catalogue_prefix.GROUPS,
+    *catalogue_rl.GROUPS[2:],
+    catalogue.GROUPS[-1],
+)
 
 
 def write_training_report(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from curiojax.data.prompts import PromptData
 from curiojax.losses import group_advantages, handle_overlong
-from curiojax.objectives import Hpt, PolicyObjective, SftRl, Srft
+from curiojax.objectives import Hpt, PolicyObjective, PrefixRft, SftRl, Srft
 from curiojax.training.experience import Trajectory
 from curiojax.training.recipe import Recipe
 from curiojax.training.rounds import Group, Round
@@ -37,8 +38,12 @@ def credit(
       in the group of all.
     - `Hpt`: completions among themselves, or, where `is_switched`, only the demonstration. The two
       means have the weights of their shares of the prompts, as in a mean over prompts.
+    - `PrefixRft`: plain rollouts among themselves; of a guided one the continuation has its reward,
+      the prefix its reward less the mean of the plain ones.
     """
     ruled = [_ruled(objective, group) for group in groups]
+    if isinstance(objective, PrefixRft):
+        return _guided(objective, groups, ruled, prompts)
     everyone = _advantages([rewards for rewards, _ in ruled], objective.normalize_std)
     if not objective.stands_beside:
         return [
@@ -61,7 +66,7 @@ def credit(
             own = _advantages(alone, objective.normalize_std)
             their_weight = objective.sft_coef
         case _:
-            raise ValueError(f"objective {objective.name!r} has no rule for its advantages")
+            raise ValueError(f"{type(objective).__name__} has no rule for its advantages")
     found = []
     for position, (group, (_, learnt)) in enumerate(zip(groups, ruled, strict=True)):
         if not switched[position]:
@@ -72,6 +77,26 @@ def credit(
         if group.has_demonstration and (switched[position] or not isinstance(objective, Hpt)):
             advantage, used = everyone[position][-1], learnt[-1]
             found.append(_trajectory(prompts, group, -1, advantage, used, their_weight))
+    return found
+
+
+def _guided(
+    objective: PrefixRft,
+    groups: Sequence[Group],
+    ruled: Sequence[tuple[np.ndarray, np.ndarray]],
+    prompts: PromptData,
+) -> list[Trajectory]:
+    plain = [rewards[group.own] for group, (rewards, _) in zip(groups, ruled, strict=True)]
+    found = []
+    for group, own, advantages, (rewards, learnt) in zip(
+        groups, plain, _advantages(plain, objective.normalize_std), ruled, strict=True
+    ):
+        credited = dict(zip(group.own, advantages, strict=True))
+        for index, reward in enumerate(rewards):
+            made = _trajectory(prompts, group, index, credited.get(index, reward), learnt[index])
+            if group.given[index]:
+                made = replace(made, given_advantage=float(reward - own.mean()))
+            found.append(made)
     return found
 
 

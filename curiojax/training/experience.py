@@ -28,6 +28,7 @@ class Trajectory:
       learnt: whether it takes part in the loss.
       given: how many of its first tokens were given and not drawn by the policy.
       weight: of the mean that it is in; see `loss_weights`.
+      given_advantage: that of the tokens that were given; None: `advantage`.
     """
 
     prompt: Sequence[int]
@@ -37,6 +38,7 @@ class Trajectory:
     learnt: bool = True
     given: int = 0
     weight: float = 1.0
+    given_advantage: float | None = None
 
     @property
     def is_demonstration(self) -> bool:
@@ -132,7 +134,10 @@ def microbatches(
             batch["advantages"][row, response] = trajectory.advantage
             batch["sampler_log_probs"][row, response] = trajectory.log_probs
             if "given" in batch:
-                batch["given"][row, first : first + trajectory.given] = 1
+                beginning = slice(first, first + trajectory.given)
+                batch["given"][row, beginning] = 1
+                if trajectory.given_advantage is not None:
+                    batch["advantages"][row, beginning] = trajectory.given_advantage
             start = stop
     return {name: array.reshape(count, rows, row_length) for name, array in batch.items()}
 

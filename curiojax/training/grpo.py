@@ -20,7 +20,13 @@ from curiojax.training.checkpoint import Checkpoints
 from curiojax.training.credit import trajectories_of
 from curiojax.training.engines import start_engine
 from curiojax.training.experience import place_update
-from curiojax.training.grpo_metrics import Clock, mismatch_warning, round_metrics, update_metrics
+from curiojax.training.grpo_metrics import (
+    Clock,
+    guided_metrics,
+    mismatch_warning,
+    round_metrics,
+    update_metrics,
+)
 from curiojax.training.held_out import HeldOut, prepare
 from curiojax.training.metrics import MetricsWriter, check_loggers
 from curiojax.training.opening import check_memory, diverged, opened, starting_state
@@ -192,6 +198,7 @@ def train(
                 "step": done,
                 **update_metrics(recipe, results),
                 **round_metrics(config, found),
+                **guided_metrics(config, found, prompts, number),
                 **clock.seconds(found),
                 "sync_gigabytes_per_second": synced.gigabytes_per_second,
             }

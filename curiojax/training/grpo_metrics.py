@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from curiojax.config import RunConfig
+from curiojax.data.prompts import PromptData
 from curiojax.losses import effective_sample_share
-from curiojax.objectives import Hpt
+from curiojax.objectives import Hpt, PrefixRft
 from curiojax.training import statistics
 from curiojax.training.credit import is_switched
+from curiojax.training.prefixes import lowest_ratio
 from curiojax.training.recipe import Recipe
 from curiojax.training.rounds import Group, Round
 from curiojax.training.update import Scalars
@@ -92,13 +94,56 @@ def round_metrics(config: RunConfig, found: Round) -> dict[str, Any]:
         "truncated_share": float(np.mean(truncated)),
         "grade_statuses": dict(sorted(statuses.items())),
         "rollout_version": found.version,
-        "generated_tokens_per_second": float(lengths.sum()) / max(found.generate_seconds, 1e-9),
+        "generated_tokens_per_second": _drawn(found) / max(found.generate_seconds, 1e-9),
         **_demonstration_metrics(config, found),
     }
 
 
+def _drawn(found: Round) -> int:
+    """Tokens that the engine drew."""
+    return sum(
+        len(completion.tokens) - given
+        for group in found.groups
+        for completion, given in zip(group.completions, group.given, strict=True)
+    )
+
+
+def guided_metrics(
+    config: RunConfig, found: Round, prompts: PromptData, step: int
+) -> dict[str, Any]:
+    """What the rollouts were like that continue a demonstration; 0 where there are none.
+
+    `guided_accuracy` stands beside the `accuracy` of plain rollouts; `prefix_ratio` is the mean
+    share of the demonstration that was given, `prefix_ratio_low` and `_high` the ends of what may
+    be drawn.
+
+    Args:
+      step: of the round, from 0.
+    """
+    objective = config.objective
+    if not isinstance(objective, PrefixRft):
+        return {}
+    rows = []
+    for group in found.groups:
+        for completion, grade, given in zip(
+            group.completions, group.grades, group.given, strict=True
+        ):
+            if given:
+                whole = len(prompts.demonstration(group.prompt) or completion.tokens)
+                rows.append((grade.reward, grade.correct, given, given / whole))
+    means = np.mean(rows or [(0.0,) * 4], axis=0)
+    names = ("guided_reward", "guided_accuracy", "prefix_tokens", "prefix_ratio")
+    return {
+        "guided_share": len(rows) / len(found.groups),
+        **{name: float(value) for name, value in zip(names, means, strict=True)},
+        "prefix_ratio_low": lowest_ratio(objective, step, config.steps or 1),
+        "prefix_ratio_high": objective.prefix_high,
+    }
+
+
 def _demonstration_metrics(config: RunConfig, found: Round) -> dict[str, Any]:
-    if not config.objective.needs_demonstrations:
+    objective: Any = config.objective
+    if not objective.needs_demonstrations or objective.continues_demonstrations:
         return {}
     shown = [group for group in found.groups if group.has_demonstration]
     grades = [group.grades[-1] for group in shown]
@@ -118,8 +163,12 @@ def _demonstration_metrics(config: RunConfig, found: Round) -> dict[str, Any]:
 
 def _only(group: Group, members: Sequence[int]) -> Group:
     """The group of some of its completions."""
-    completions, grades = ([part[i] for i in members] for part in (group.completions, group.grades))
-    return Group(group.prompt, completions, grades, [group.given[i] for i in members])
+    return Group(
+        group.prompt,
+        [group.completions[index] for index in members],
+        [group.grades[index] for index in members],
+        [group.given[index] for index in members],
+    )
 
 
 # Of the two policies' log-probs, in nats. Bfloat16 against float32 gives about 0.03 on average.

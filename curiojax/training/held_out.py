@@ -12,11 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from curiojax.config import RunConfig
-from curiojax.errors import ConfigError
 from curiojax.evaluation.entropy import measure
 from curiojax.evaluation.generation import encode_questions, fits, number
 from curiojax.evaluation.perplexity import Tokens
@@ -46,18 +44,9 @@ def prepare(
     tokenizer: Any,
     model: ModelConfig,
 ) -> HeldOut | None:
-    """The questions of a run, ready to be asked; None where there are none.
-
-    Raises:
-      ConfigError: the run has several processes.
-    """
+    """The questions of a run, ready to be asked; None where there are none."""
     if not benchmarks or grader is None:
         return None
-    if jax.process_count() > 1:
-        raise ConfigError(
-            "evaluation.every: a run of several processes is not evaluated on the way; set it to "
-            "null, and evaluate its checkpoints"
-        )
     return HeldOut(config, benchmarks, grader, tokenizer, model.max_position_embeddings)
 
 

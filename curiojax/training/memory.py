@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
 from typing import Any, NamedTuple
 
-import jax
-
 from curiojax.config import RunConfig
 from curiojax.errors import ConfigError
-from curiojax.rollout.memory import sampler_memory
+from curiojax.rollout.memory import device_memory, num_bytes, sampler_memory
 from curiojax.sections import Rollout
 from curiojax.training.policy_step import PolicyStep
 from curiojax.training.recipe import Recipe
@@ -76,12 +73,14 @@ class SamplerCall(NamedTuple):
       rows: completions computed at a time, at most.
       completions: in all.
       longest_prompt, max_tokens: in tokens.
+      begun: some prompts come with the beginning of a response.
     """
 
     rows: int
     completions: int
     longest_prompt: int
     max_tokens: int
+    begun: bool = False
 
 
 def memory_budget(
@@ -110,7 +109,7 @@ def memory_budget(
             getattr(analysis, "temp_size_in_bytes", 0) or 0 for analysis in programs
         ),
     }
-    weights, cache = _sampler(recipe, held_out)
+    weights, cache = sampler_bytes(recipe, held_out)
     sampling = {"sampler's keys and values, at most": cache}
     # In RL the sampler stays; for an evaluation in the supervised stage it comes and goes.
     (kept if rl else sampling)[f"sampler's weights ({recipe.model.compute_dtype})"] = weights
@@ -119,7 +118,7 @@ def memory_budget(
     parts = kept | updates | sampling
     shown = {name: format_bytes(size) for name, size in parts.items() if size}
     shown["at the same time"] = format_bytes(together)
-    limit = _device_memory()
+    limit = device_memory()
     if limit:
         shown["device memory"] = format_bytes(limit)
         if together > limit:
@@ -137,7 +136,7 @@ def _teacher(recipe: Recipe, teacher: Any) -> dict[str, int]:
     }
 
 
-def _sampler(recipe: Recipe, held_out: SamplerCall | None) -> tuple[int, int]:
+def sampler_bytes(recipe: Recipe, held_out: SamplerCall | None = None) -> tuple[int, int]:
     """Bytes of the JAX sampler's weights and of its largest cache; 0 where there is no sampler."""
     config, calls = recipe.config, []
     if config.stage == "grpo" and config.rollout.engine != "sampler":
@@ -149,6 +148,7 @@ def _sampler(recipe: Recipe, held_out: SamplerCall | None) -> tuple[int, int]:
                 completions=config.prompts_per_step * config.rollouts_per_prompt,
                 longest_prompt=config.data.max_prompt_tokens,
                 max_tokens=config.rollout.max_response_tokens,
+                begun=config.objective.continues_demonstrations,  # type: ignore[union-attr]
             )
         )
     if held_out is not None:
@@ -172,18 +172,6 @@ def _too_much(recipe: Recipe, shown: dict[str, str], *, sampling: bool) -> str:
         f"{lower}: the run needs {shown['at the same time']} per device, where JAX may use "
         f"{shown['device memory']} ({more}); lower {lower}{others}, or use more devices"
     )
-
-
-def num_bytes(tree: Any) -> int:
-    """Bytes of one device's shards of a tree of arrays, or of their shapes."""
-    return sum(
-        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
-    )
-
-
-def _device_memory() -> int | None:
-    stats = jax.local_devices()[0].memory_stats()
-    return (stats or {}).get("bytes_limit")
 
 
 def format_bytes(size: float) -> str:

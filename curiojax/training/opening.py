@@ -9,6 +9,7 @@ from typing import Any
 
 from curiojax import progress
 from curiojax.config import RunConfig
+from curiojax.distributed import check_shared
 from curiojax.errors import ConfigError
 from curiojax.training.checkpoint import Checkpoints
 from curiojax.training.held_out import HeldOut
@@ -33,6 +34,7 @@ def opened(config: RunConfig, directory: Path, ours: dict[str, Any]) -> Iterator
     """
     with lock(directory):
         claim(directory, config, ours)
+        check_shared(directory)
         yield Checkpoints(directory / "checkpoints", config.checkpoint, ours)
 
 

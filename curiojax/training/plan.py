@@ -98,6 +98,7 @@ def derived_rl(
         "prompts": f"{len(prompts):,}",
         "completions per step": f"{rollouts:,} = {config.prompts_per_step:,} prompts x "
         f"{config.rollouts_per_prompt}, of at most {config.rollout.max_response_tokens:,} tokens",
+        **_demonstrations(config, prompts),
         "updates per step": f"{config.updates_per_step}, of {per_update:,} completions",
         "rows per micro-batch": f"{rows} of {config.row_length:,} tokens; {rows // shards} per "
         "device",
@@ -106,6 +107,18 @@ def derived_rl(
         **sharing(config.rollout),
         "graded by": f"{config.reward.verifier}, format {config.reward.format}",
     }
+
+
+def _demonstrations(config: RunConfig, prompts: PromptData) -> dict[str, str]:
+    objective: Any = config.objective
+    if not objective.needs_demonstrations:
+        return {}
+    tokens = sum(len(found) for found in prompts.demonstrations if found)
+    role = "beside the completions" if objective.stands_beside else "one of the completions"
+    if objective.continues_demonstrations:
+        role = f"the beginning of {role}"
+    count = prompts.num_demonstrations
+    return {"demonstrations": f"{count:,} of {len(prompts):,} prompts, {tokens:,} tokens; {role}"}
 
 
 def count_parameters(model: ModelConfig) -> int:

@@ -26,7 +26,8 @@ from curiojax.losses.sequences import sequence_means
 from curiojax.sharding import named_sharding
 from curiojax.training import statistics
 from curiojax.training.experience import INTEGERS, float_arrays
-from curiojax.training.recipe import Batch, Recipe, chunks_of, head_of
+from curiojax.training.prefixes import top_given
+from curiojax.training.recipe import Batch, Recipe, chunks_of, head_of, place
 from curiojax.training.state import TrainState, shardings_of
 from curiojax.training.update import Scalars, Sums, add_sums, apply_update, empty_sums
 
@@ -47,8 +48,12 @@ def abstract_batch(recipe: Recipe) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
-def log_probs(recipe: Recipe, params: PyTree, batch: Batch) -> jax.Array:
-    """Log-probability of every label at the rollouts' temperature, float32 [B, T]."""
+def log_probs(recipe: Recipe, params: PyTree, batch: Batch) -> Scores:
+    """`log_probs` of every label at the rollouts' temperature, float32 [B, T].
+
+    Where the objective selects among the tokens that were given, also `given_entropy`: the entropy
+    at these, nats, and -1 everywhere else.
+    """
     model = replace(recipe.model, remat="none")
     hidden = models.forward(
         params, model, batch["tokens"], batch["positions"], batch["segment_ids"]
@@ -61,7 +66,11 @@ def log_probs(recipe: Recipe, params: PyTree, batch: Batch) -> jax.Array:
         temperature=recipe.config.rollout.temperature,
         **chunks_of(recipe),
     )
-    return scores["log_prob"]
+    found = {"log_probs": scores["log_prob"]}
+    if recipe.config.objective.selects_given:  # type: ignore[union-attr]
+        candidates = (batch["given"] > 0) & (batch["loss_mask"] > 0)
+        found["given_entropy"] = jnp.where(candidates, scores["entropy"], -1.0)
+    return found
 
 
 def measure_microbatch(recipe: Recipe, params: PyTree, batch: Batch, scores: Scores) -> Sums:
@@ -69,7 +78,8 @@ def measure_microbatch(recipe: Recipe, params: PyTree, batch: Batch, scores: Sco
 
     Args:
       scores: `old_log_probs`, `on_policy` (1: the old policy is the current one, and the former are
-        not looked at) and, where the objective has a reference, `ref_log_probs`; [B, T] each.
+        not looked at) and, where the objective has a reference, `ref_log_probs`, or selects
+        among the tokens that were given, `selected`; [B, T] each.
     """
     model, objective = recipe.model, recipe.config.objective
     mask = batch["loss_mask"]
@@ -101,7 +111,7 @@ class PolicyStep:
 
     Attributes:
       recipe: what they were compiled from.
-      log_probs: `(params, batch) -> [B, T]`.
+      log_probs: `(params, batch) -> {name: [B, T]}`.
       accumulate, update, zeros: as in `curiojax.training.step.Step`.
     """
 
@@ -117,16 +127,28 @@ class PolicyStep:
         """What every micro-batch of an update needs to know before it, at the start of the step.
 
         Args:
-          on_policy: the update is the step's first, so that the old policy need not be asked.
+          on_policy: the update is the step's first, so that the old policy need not be asked for
+            log-probs. For entropies it is asked all the same.
         """
-        found = []
+        found, entropies = [], []
+        objective: Any = self.recipe.config.objective
         for batch in batches:
             flag = jnp.full_like(batch["loss_mask"], float(on_policy))
-            old = jnp.zeros_like(flag) if on_policy else self.log_probs(state.params, batch)
+            asked = {}
+            if objective.selects_given or not on_policy:
+                asked = self.log_probs(state.params, batch)
+            old = jnp.zeros_like(flag) if on_policy else asked["log_probs"]
             scores = {"old_log_probs": old, "on_policy": flag}
             if self.recipe.teacher is not None:
-                scores["ref_log_probs"] = self.log_probs(state.teacher.params, batch)
+                ours = self.log_probs(state.teacher.params, batch)
+                scores["ref_log_probs"] = ours["log_probs"]
             found.append(scores)
+            entropies.append(asked.get("given_entropy"))
+        if objective.selects_given:
+            # The devices are done with all micro-batches by then, and wait for so little.
+            chosen = top_given(jax.device_get(entropies), objective.entropy_share)
+            placed = place({"selected": chosen}, self.recipe.mesh)
+            found = [scores | more for scores, more in zip(found, placed, strict=True)]
         return found
 
     def __call__(
@@ -157,8 +179,11 @@ def compile_policy_step(recipe: Recipe) -> PolicyStep:
     state, batch = recipe.abstract_state(), abstract_batch(recipe)
     replicated = named_sharding(recipe.mesh, ())
     by_row = named_sharding(recipe.mesh, ("batch", "length"))
+    selects = recipe.config.objective.selects_given  # type: ignore[union-attr]
     names = ["old_log_probs", "on_policy"] + ["ref_log_probs"] * (recipe.teacher is not None)
-    scores = dict.fromkeys(names, batch["loss_mask"])
+    scores = dict.fromkeys([*names, *["selected"] * selects], batch["loss_mask"])
+    # Whole on every device, so that every process of a cluster can read all of it.
+    asked = {"log_probs": by_row} | ({"given_entropy": replicated} if selects else {})
 
     def measure(params, batch, scores):
         return measure_microbatch(recipe, params, batch, scores)
@@ -168,7 +193,7 @@ def compile_policy_step(recipe: Recipe) -> PolicyStep:
         return new._replace(step=state.step + last), scalars
 
     with jax.set_mesh(recipe.mesh):
-        run_log_probs = jax.jit(lambda p, b: log_probs(recipe, p, b), out_shardings=by_row)
+        run_log_probs = jax.jit(lambda p, b: log_probs(recipe, p, b), out_shardings=asked)
         shapes = jax.eval_shape(measure, state.params, batch, scores)
         rest = jax.tree.map(lambda s: replicated, shapes._replace(grads=None))
         shardings = rest._replace(grads=shardings_of(state.params))

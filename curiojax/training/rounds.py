@@ -6,11 +6,11 @@ weights, the data, the seed and the step, so a run that was killed makes the sam
 
 from __future__ import annotations
 
-import dataclasses
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from curiojax.data.prompts import PromptData
 from curiojax.losses import groups_with_signal, handle_overlong
 from curiojax.rewards.pool import Grade, Item
 from curiojax.rollout.base import Completion, Rollout, Sampling
+from curiojax.training.asks import asks_of, continued, keywords_of
 from curiojax.training.setup import say
 
 # Extra draws of prompts in a step of dynamic sampling, after which it makes do with what it has.
@@ -162,61 +163,55 @@ class Collector:
         draw: int,
         progress: Callable[[str], None] | None,
     ) -> tuple[list[Group], tuple[float, float]]:
-        pending: dict[int, list[Future[Grade]]] = {}
-        found: dict[int, list[Completion]] = {}
-        demonstrations = [self._demonstration(int(index), version) for index in indices]
-        seed = round_seed(self._config.seed, step, draw)
+        asks = asks_of(self._config, self._prompts, indices, step)
+        graded: dict[int, list[tuple[Completion, int, Future[Grade]]]] = {}
+        open_asks = Counter(ask.position for ask in asks)
         start = time.perf_counter()
-        calls = self._calls(demonstrations)
-        for count, positions in calls.items():
 
-            def on_group(
-                index: int, drawn: list[Completion], positions: list[int] = positions
-            ) -> None:
-                position = positions[index]
-                found[position] = completions = [*drawn, *demonstrations[position]]
-                truth = self._prompts.ground_truths[indices[position]]
-                pending[position] = [
-                    self._grader.submit(Item(text, truth, finished=c.finish_reason == "stop"))
-                    for c, text in zip(completions, self.texts(completions), strict=True)
-                ]
-                if progress is not None:
-                    progress(f"{len(pending)}/{len(indices)}")
+        def on_group(index: int, drawn: list[Completion]) -> None:
+            ask = asks[index]
+            prompt = int(indices[ask.position])
+            completions = [continued(ask.given, completion) for completion in drawn]
+            shown = [] if ask.given else self._demonstration(prompt, version)
+            given = [len(ask.given)] * len(drawn) + [len(c.tokens) for c in shown]
+            completions += shown
+            truth = self._prompts.ground_truths[prompt]
+            graded[index] = [
+                (c, k, self._grader.submit(Item(text, truth, finished=c.finish_reason == "stop")))
+                for c, k, text in zip(completions, given, self.texts(completions), strict=True)
+            ]
+            open_asks[ask.position] -= 1
+            if progress is not None and not open_asks[ask.position]:
+                through = sum(not count for count in open_asks.values())
+                progress(f"{through}/{len(indices)}")
 
-            ids = [self._prompts.ids[indices[position]] for position in positions]
-            sampling = dataclasses.replace(self._sampling, n=count)
-            # Of several calls none may repeat the draws of another.
-            keys = {"keys": positions} if len(calls) > 1 else {}
-            self._engine.generate(ids, sampling, seed, on_group=on_group, **keys)
+        seed, sampling = round_seed(self._config.seed, step, draw), self._sampling
+        ids = [[*self._prompts.ids[indices[ask.position]], *ask.given] for ask in asks]
+        self._engine.generate(ids, sampling, seed, on_group=on_group, **keywords_of(asks, sampling))
         generated = time.perf_counter()
+        members: list[list[tuple[Completion, int, Grade]]] = [[] for _ in indices]
+        for index, ask in enumerate(asks):
+            members[ask.position] += [(c, k, grade.result()) for c, k, grade in graded[index]]
         groups = [
             Group(
-                int(index),
-                found[i],
-                [future.result() for future in pending[i]],
-                [0] * (len(found[i]) - len(demonstrations[i]))
-                + [len(c.tokens) for c in demonstrations[i]],
+                int(prompt),
+                [completion for completion, _, _ in rows],
+                [grade for _, _, grade in rows],
+                [given for _, given, _ in rows],
             )
-            for i, index in enumerate(indices)
+            for prompt, rows in zip(indices, members, strict=True)
         ]
         return groups, (generated - start, time.perf_counter() - generated)
 
     def _demonstration(self, prompt: int, version: int) -> list[Completion]:
-        """That of a prompt as a completion, where it has one and the objective learns from it."""
-        tokens = self._prompts.demonstration(prompt)
-        if not self._config.objective.needs_demonstrations or tokens is None:
+        """That of a prompt as a completion, where it has one and the objective takes it whole."""
+        tokens, objective = self._prompts.demonstration(prompt), cast(Any, self._config.objective)
+        if tokens is None or not objective.needs_demonstrations:
+            return []
+        if objective.continues_demonstrations:
             return []
         reason = "stop" if tokens[-1] in self._sampling.stop_ids else "length"
         return [Completion(list(tokens), [0.0] * len(tokens), reason, version)]
-
-    def _calls(self, demonstrations: Sequence[list[Completion]]) -> dict[int, list[int]]:
-        """Of which positions how many completions are drawn: {completions: positions}."""
-        objective: Any = self._config.objective
-        whole, beside = self._config.rollouts_per_prompt, objective.stands_beside
-        calls: dict[int, list[int]] = {}
-        for position, found in enumerate(demonstrations):
-            calls.setdefault(whole if beside else whole - len(found), []).append(position)
-        return calls
 
     def texts(self, completions: Sequence[Completion]) -> list[str]:
         """The completions as the verifier reads them: without special tokens."""

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 
 from curiojax import folders
 from curiojax.config import RunConfig, to_yaml
+from curiojax.distributed import wait_for_all
 from curiojax.errors import ConfigError
 
 MARKER = "identity.json"
@@ -96,8 +96,7 @@ def check_claim(directory: Path, ours: dict[str, Any]) -> None:
 
 def claim(directory: Path, config: RunConfig, ours: dict[str, Any]) -> None:
     """Makes the run directory ours, after `check_claim`."""
-    if jax.process_count() > 1:  # nobody writes before everybody has looked
-        multihost_utils.sync_global_devices("claim the run directory")
+    wait_for_all("claim")  # nobody writes before everybody has looked
     if jax.process_index() != 0:
         return
     # The marker first: a folder without it is taken for somebody else's.

@@ -13,8 +13,10 @@ import numpy as np
 
 from curiojax import models, progress
 from curiojax.config import RunConfig
+from curiojax.data.encoding import tokenizer_fingerprint
 from curiojax.data.pipeline import SupervisedData, build_dataset
 from curiojax.data.prompts import PromptData, build_prompts
+from curiojax.distributed import agree
 from curiojax.errors import ConfigError
 from curiojax.evaluation.benchmarks import load_benchmark, parse_entries
 from curiojax.evaluation.questions import Benchmark
@@ -76,6 +78,16 @@ def build_data(config: RunConfig, tokenizer: Any) -> SupervisedData:
     return data
 
 
+def check_contents(model_fingerprint: str, tokenizer: Any, data_fingerprint: str) -> None:
+    """Raises a `ConfigError` when the processes of a run have read different things."""
+    facts = {
+        "model.path": model_fingerprint[:16],
+        "model.path (tokenizer)": tokenizer_fingerprint(tokenizer)[:16],
+        "data.path": data_fingerprint[:16],
+    }
+    agree("contents", facts, "copy the same files to every host, or name a place all of them share")
+
+
 def build_prompt_data(config: RunConfig, tokenizer: Any, grader: RewardPool) -> PromptData:
     """The prompts of the RL stage; prints what was left out."""
     require(config.data.path, "data.path")
@@ -104,11 +116,17 @@ def read_benchmarks(config: RunConfig) -> list[Benchmark]:
     """The benchmarks that the run is evaluated on; none without `evaluation.every`.
 
     Raises:
-      ConfigError: an unknown benchmark, one without a file, or an unknown verifier.
+      ConfigError: an unknown benchmark, one without a file, an unknown verifier, or several
+        processes.
     """
     section = config.evaluation
     if section.every is None:
         return []
+    if jax.process_count() > 1:
+        raise ConfigError(
+            "evaluation.every: a run of several processes is not evaluated on the way; set it to "
+            "null, and evaluate its checkpoints"
+        )
     directory = Path(section.benchmarks_dir).expanduser() if section.benchmarks_dir else None
     found = []
     for entry in parse_entries(section.benchmarks):

@@ -12,6 +12,8 @@ from curiojax import models, progress
 from curiojax.config import RunConfig
 from curiojax.data.pipeline import SupervisedData
 from curiojax.data.tokenizer import load_tokenizer
+from curiojax.distributed import first_then_others, wait_for_all
+from curiojax.errors import Stopped
 from curiojax.sharding import make_mesh
 from curiojax.training import plan
 from curiojax.training.checkpoint import Checkpoints
@@ -21,7 +23,14 @@ from curiojax.training.opening import check_memory, diverged, opened, starting_s
 from curiojax.training.recipe import Recipe, place
 from curiojax.training.result import Result, describe, export, finished
 from curiojax.training.run_directory import check_claim, identity, require, run_directory
-from curiojax.training.setup import build_data, read_benchmarks, read_model, say, start_grader
+from curiojax.training.setup import (
+    build_data,
+    check_contents,
+    read_benchmarks,
+    read_model,
+    say,
+    start_grader,
+)
 from curiojax.training.state import TrainState, persistent_state
 from curiojax.training.step import Step, compile_step
 from curiojax.training.stopping import stop_signal
@@ -47,10 +56,12 @@ def run_sft(config: RunConfig, *, name: str = "training", details: bool = True) 
         benchmarks = read_benchmarks(config)
         grader = stack.enter_context(start_grader(config, benchmarks)) if benchmarks else None
         mesh = make_mesh(**config.mesh.model_dump())
-        model, fingerprint = read_model(config)
-        plan.check_fit(config, model, mesh)
-        tokenizer = load_tokenizer(require(config.model.path, "model.path"))
-        data = build_data(config, tokenizer)
+        with first_then_others("reading model and data"):
+            model, fingerprint = read_model(config)
+            plan.check_fit(config, model, mesh)
+            tokenizer = load_tokenizer(require(config.model.path, "model.path"))
+            data = build_data(config, tokenizer)
+        check_contents(fingerprint, tokenizer, data.fingerprint)
         held_out = prepare(config, benchmarks, grader, tokenizer, model)
         ours = identity(config, fingerprint, data.fingerprint)
         check_claim(directory, ours)
@@ -70,6 +81,8 @@ def run_sft(config: RunConfig, *, name: str = "training", details: bool = True) 
         with progress.status(f"{name}: compiling the step"):
             step = compile_step(recipe)
         check_memory(recipe, step, held_out, show=details)
+
+        wait_for_all("compiled")  # the first collectives do not wait for long
 
         # ---- train -----------------------------------------------------------------------------
         state = starting_state(recipe, checkpoints)
@@ -121,5 +134,5 @@ def train(
                 break
         checkpoints.wait()
         if int(state.step) < steps:
-            raise KeyboardInterrupt
+            raise Stopped
     return state

@@ -50,7 +50,6 @@ MEANS = {
     "tis_weight": "tis_weight",
     "tis_weight_squared": "tis_weight_squared",
     "tis_capped": "tis_capped",
-    "sequence_entropy": "sequence_entropy",
 }
 # The same over tokens that are set apart: those to be unlearnt, and those that were given to the
 # policy. Of them nothing else is measured.
@@ -65,6 +64,9 @@ APART = {
         "given_prob": "given_prob",
         "entropy": "given_entropy",
         "sft_weight": "sft_weight",
+        "given_kept": "given_kept",
+        "given_advantage": "given_advantage",
+        "given_clipped": "given_clipped",
     },
 }
 # And over some of the others: the policy's own right and wrong completions.

@@ -9,10 +9,10 @@ the objective compares the student with: a teacher that follows it, an earlier s
 model. Where they are run in eight bits, a fourth program follows the update and quantises them anew
 if they have moved. Objectives without one have no first program. An entropy bonus for the step's
 top tokens has `survey(params, batch) -> entropy` in its place, whose results for all micro-batches
-decide who gets it. How many micro-batches a step needs depends on how its records pack; keeping that count on the
-host means that nothing is recompiled for it (but for the sort that picks those top tokens). The
-teacher comes first because everything it contributes is a constant of the student's gradient:
-inside a rematerialised loss its head and its search would run twice.
+decide who gets it. How many micro-batches a step needs depends on how its records pack; keeping
+that count on the host means that nothing is recompiled for it (but for the sort that picks those
+top tokens). The teacher comes first because everything it contributes is a constant of the
+student's gradient: inside a rematerialised loss its head and its search would run twice.
 
 Every program is compiled ahead of time for one fixed shape, so a change of shape is an error rather
 than a silent recompilation, and the memory it needs is known before the first step.
@@ -127,7 +127,9 @@ class Step:
         if self.requantise is not None:
             # A program of its own, so that what it makes of given weights is always the same.
             quantised = self.requantise(new.teacher, state.teacher.quantised)
-            new = new._replace(teacher=QuantisedTeacher(*new.teacher, quantised))
+            new = new._replace(
+                teacher=QuantisedTeacher(new.teacher.params, new.teacher.count, quantised)
+            )
         return new, scalars
 
     def gradient_sums(self, state: TrainState, batches: list[Batch]) -> Sums:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -30,9 +31,10 @@ class Stop:
 def stop_signal() -> Iterator[Stop]:
     """Turns SIGINT and SIGTERM into `Stop.asked`; a second signal ends the run at once.
 
-    With several processes Ctrl-C keeps its usual meaning and SIGTERM belongs to JAX, see `Stop`.
+    With several processes SIGTERM belongs to JAX, see `Stop`, and Ctrl-C becomes one.
     """
     stop = Stop()
+    several = jax.process_count() > 1
 
     def handle(number: int, frame: Any) -> None:
         if stop.asked:
@@ -40,12 +42,12 @@ def stop_signal() -> Iterator[Stop]:
         stop.asked = True
         message = "stopping after the steps in flight, with a checkpoint; once more: at once"
         print(message, file=sys.stderr, flush=True)
+        if several:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    if jax.process_count() > 1:
-        yield stop
-        return
+    taken = (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM)
     try:
-        old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        old = {number: signal.signal(number, handle) for number in taken}
     except ValueError:  # not on the main thread: the caller decides about signals
         yield stop
         return

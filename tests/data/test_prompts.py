@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from curiojax.config import Data
-from curiojax.data.encoding import encode_prompt
-from curiojax.data.prompts import UNVERIFIABLE, build_prompts
+from curiojax.data.encoding import Encoder, encode_prompt
+from curiojax.data.prompts import MISSING, TOO_LONG, UNVERIFIABLE, build_prompts
 from curiojax.errors import ConfigError
 from tests.data.conftest import make_tokenizer
 
@@ -106,3 +106,72 @@ def test_nothing_to_sample_from_is_one_line(tmp_path, rows, message):
     with pytest.raises(ConfigError, match=r"data\.path") as error:
         build(write(tmp_path / "rows.jsonl", rows), str.isdigit)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+# ---- demonstrations ------------------------------------------------------------------------------
+
+
+def shown(path, longest=64, **data):
+    section = Data(path=path, template="curio", **data)
+    return build_prompts(
+        section,
+        make_tokenizer(),
+        seed=0,
+        gradable=lambda truths: [True] * len(truths),
+        demonstration_tokens=longest,
+    )
+
+
+@pytest.fixture
+def responses(tmp_path):
+    rows = [
+        {"prompt": f"What is {i} + 1?", "response": text, "ground_truth": str(i + 1)}
+        for i, text in enumerate(["<think>\n1</think>2", "", "3 " * 100, "4"])
+    ]
+    return write(tmp_path / "responses.jsonl", rows)
+
+
+def test_demonstrations_are_what_the_supervised_stage_learns(responses):
+    data, tokenizer = shown(responses), make_tokenizer()
+    encoder = Encoder(tokenizer, "curio", 1024, 64, "drop")
+    records = [
+        {"id": str(i), "prompt": messages, "response": text}
+        for i, (messages, text) in enumerate(
+            zip(data.messages, ["<think>\n1</think>2", "", "3 " * 100, "4"], strict=True)
+        )
+    ]
+    chunk = encoder(records)
+    starts = np.concatenate([[0], np.cumsum(chunk.lengths)])
+    want = {
+        int(row): chunk.tokens[start:stop].tolist()
+        for row, start, stop in zip(chunk.rows, starts[:-1], starts[1:], strict=True)
+    }
+    assert set(want) == {0, 3}
+    for row in range(4):
+        found = data.demonstration(row)
+        assert (None if found is None else data.ids[row] + found) == want.get(row)
+    assert data.demonstration(0)[-1] == tokenizer.eos_token_id
+    assert data.num_demonstrations == 2 and len(data) == 4
+    assert data.drops == {MISSING: 1, TOO_LONG: 1}
+
+
+def test_long_demonstrations_are_cut_or_refused_as_the_config_says(responses):
+    data = shown(responses, overlong="truncate")
+    assert len(data.demonstration(2)) == 64
+    assert data.demonstration(2)[-1] != make_tokenizer().eos_token_id
+    with pytest.raises(ConfigError, match=r"more than rollout\.max_response_tokens; raise it"):
+        shown(responses, overlong="error")
+
+
+def test_demonstrations_are_part_of_what_a_run_is(responses):
+    plain = build(responses)
+    assert plain.demonstrations == [] and plain.demonstration(0) is None
+    assert (
+        len({plain.fingerprint, shown(responses).fingerprint, shown(responses, 3).fingerprint}) == 3
+    )
+
+
+def test_without_any_demonstration_is_one_line(questions):
+    with pytest.raises(ConfigError, match=r"none of the 10 prompts .* has a demo") as error:
+        shown(questions)
+    assert "objective.name=grpo" in str(error.value) and "\n" not in str(error.value)

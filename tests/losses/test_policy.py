@@ -384,7 +384,7 @@ def test_objectives_from_plain_values():
         {"name": "grpo", "normalize_std": False, "aggregation": "seq_mean_token_sum_norm"}
     )
     assert hash(dr) != hash(paper)
-    hybrids = {"luffy", "rl_plus", "srft", "hpt", "sft_rl"}
+    hybrids = {"luffy", "rl_plus", "srft", "hpt", "sft_rl", "prefix_rft"}
     assert set(POLICY_OBJECTIVES) == {"grpo", "grpo_released"} | hybrids
     assert not paper.needs_teacher and Grpo(kl_coef=0.1).needs_teacher
     assert not paper.needs_sampler_log_probs and Grpo(tis_cap=2).needs_sampler_log_probs

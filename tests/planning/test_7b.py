@@ -122,6 +122,81 @@ def test_flops_have_a_closed_form(for_h100):
     assert layers <= extra <= layers + 4 * scores
 
 
+@pytest.mark.aot
+def test_communication_is_beside_computation(for_h100):
+    """Without any flag. The rest is each layer's first gather, and the head with its gradient."""
+    found = for_h100("model.remat=full")["programs"]
+    for name in ("teacher_pass", "accumulate"):
+        overlap, traffic = found[name]["overlap"], found[name]["collectives"]
+        assert overlap["bytes"] == sum(kind["bytes"] for kind in traffic.values())
+        assert overlap["asynchronous"] == overlap["bytes"]
+        assert overlap["behind_products"] > 0.7 * overlap["bytes"]
+
+
+@pytest.mark.aot
+@pytest.mark.parametrize("precision", ["fp8", "int8"])
+def test_a_teacher_in_eight_bits(for_h100, precision):
+    plain = for_h100("model.remat=full")
+    found = for_h100("model.remat=full", f"teacher.precision={precision}")
+    layers = 7_615_616_512 - 333_312 - 2 * VOCAB * 3584
+    outputs = 28 * (2 * 3584 + 2 * 512 + 2 * 18_944 + 3584)
+    teacher, before = (x["programs"]["teacher_pass"] for x in (found, plain))
+    # The layers' products are those of eight-bit numbers; attention and the head are not.
+    assert teacher["flops"] == before["flops"]
+    assert teacher["eight_bit_flops"] == 2 * TOKENS * layers and not before["eight_bit_flops"]
+    # They are gathered as they are kept: a byte each, and the scales of what is split by output.
+    gathered = teacher["collectives"]["all-gather"]["bytes"]
+    assert 0 <= gathered - layers - 2 * 2 * VOCAB * 3584 < 4 * outputs
+    # Kept beside the float32 weights, and made once per step at most.
+    assert 0 < found["bytes_per_device"]["quantised"] - layers / 8 <= 4 * outputs
+    assert found["bytes_per_device"]["teacher"] == plain["bytes_per_device"]["teacher"]
+    assert found["peak_bytes"] - plain["peak_bytes"] < 1.1 * layers / 8
+    assert found["programs"]["requantise"]["aliased_bytes"] > layers / 8
+    assert found["programs"]["accumulate"] == plain["programs"]["accumulate"]
+
+
+@pytest.mark.aot
+@pytest.mark.parametrize(
+    ("precision", "call"), [("fp8", "__cublas$lt$matmul$f8"), ("int8", "__cublas$lt$matmul")]
+)
+def test_eight_bit_products_are_ones_of_a_library(precision, call):
+    """With XLA's own kernels off; on a GPU it takes whichever of the two is faster there."""
+    script = (
+        "import jax, jax.numpy as jnp\n"
+        "from curiojax.models.quantised import FORMATS, quantised_product\n"
+        "from curiojax.planning.target import make_target\n"
+        "from jax.sharding import SingleDeviceSharding\n"
+        "[device] = make_target('h100', 1).devices\n"
+        "def given(dtype, *shape):\n"
+        "    on = SingleDeviceSharding(device)\n"
+        "    return jax.ShapeDtypeStruct(shape, dtype, sharding=on)\n"
+        f"values = given(FORMATS['{precision}'][0], 18944, 3584)\n"
+        "weights = {'values': values, 'scale': given(jnp.float32, 18944)}\n"
+        "run = jax.jit(lambda x, w: quantised_product(x, w, ('embed', 'mlp'), 1))\n"
+        "print(run.lower(given(jnp.bfloat16, 1, 8192, 3584), weights).compile().as_text())\n"
+    )
+    python = os.environ.get("CURIOJAX_AOT_PYTHON")
+    if not python:
+        pytest.skip("needs the CUDA plug-in: tools/setup_aot.sh DIR, then set CURIOJAX_AOT_PYTHON")
+    flags = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [python, "-c", script],
+        env=environment | {"XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    [product] = [line for line in done.stdout.splitlines() if f'"{call}"' in line]
+    assert {"fp8": "bf16[8192,18944]", "int8": "s32[8192,18944]"}[precision] in product
+    # The weights lie as the library wants them.
+    eight = {"fp8": "f8e4m3fn", "int8": "s8"}[precision]
+    turned = [line for line in done.stdout.splitlines() if f"= {eight}[" in line]
+    assert not any(" transpose(" in line or " copy(" in line for line in turned)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("remat", ["full", "dots"])
 def test_on_virtual_cpu_devices(remat):

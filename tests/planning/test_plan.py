@@ -5,10 +5,14 @@ import pytest
 
 from curiojax.planning import sweep as sweeping
 from curiojax.planning.flops import matmul_parameters
+from curiojax.planning.overlap import Overlap
 from curiojax.planning.plan import RESERVE, Plan, ProgramPlan, measure
 from curiojax.planning.show import as_json, show, show_sweep
 from curiojax.planning.target import make_target
+from curiojax.training import memory
+from curiojax.training.memory import sampler_bytes
 from curiojax.training.passes import teacher_head
+from curiojax.training.policy_step import compile_policy_step
 from curiojax.training.step import compile_step
 from tests.training import tiny
 
@@ -136,6 +140,31 @@ def test_a_teacher_whose_logits_are_formed_is_not_counted_twice():
     assert plan.kept["batch"] == batch + hidden + beside
 
 
+@pytest.mark.parametrize("rows, decides", [(1, False), (100_000, True)])
+def test_the_jax_sampler_takes_turns_with_the_updates(monkeypatch, rows, decides):
+    """As `memory_budget` of training says before a run."""
+    recipe = tiny.recipe(
+        *("stage=grpo", "teacher=null", "objective={name: grpo}", "data.max_prompt_tokens=8"),
+        *("rollout.max_response_tokens=24", "prompts_per_step=640", f"rollout.batch_size={rows}"),
+    )
+    step = compile_policy_step(recipe)
+    plan = measure(recipe, step, make_target("cpu", 1))
+    monkeypatch.setattr(memory, "format_bytes", int)
+    budget = memory.memory_budget(recipe, step)
+    found = plan.bytes_by_kind
+    assert plan.kept["sampler_weights"] == budget["sampler's weights (float32)"] > 0
+    assert plan.sampling == budget["sampler's keys and values, at most"] > 0
+    assert (plan.peak_in == "sampling") == decides == bool(found["sampler_cache"])
+    assert bool(found["gradients"]) != decides
+    # What training does not count: statistics and tokens of a micro-batch, outputs, code.
+    assert 0 <= plan.peak - budget["at the same time"] < 0.05 * plan.peak
+    vllm = tiny.recipe(
+        *("stage=grpo", "teacher=null", "objective={name: grpo}", "data.max_prompt_tokens=8"),
+        *("rollout.max_response_tokens=24", "rollout={engine: vllm, vllm_python: x}"),
+    )
+    assert sampler_bytes(vllm) == (0, 0)
+
+
 # ---- the sweep, with plans made by hand ----------------------------------------------------------
 
 
@@ -144,8 +173,11 @@ def planned(config, model, target):
     rows, remat = config.rows_per_microbatch, config.model.remat
     temporaries = {"full": 1e9, "dots": 1.5e9, "none": 9e9}[remat] * rows
     flops = {"full": 5, "dots": 4.2, "none": 4}[remat] * 1e12 * rows
-    program = ProgramPlan(0, 0, 0, int(temporaries), 0, 0, int(flops), None, {}, 3.0, 0, 24)
-    kept = {"parameters": int(10e9)}
+    nothing = Overlap(0, 0, 0)
+    program = ProgramPlan(
+        0, 0, 0, int(temporaries), 0, 0, int(flops), 0, None, {}, nothing, 3.0, 0, 24
+    )
+    kept = {"parameters": int(10e9), "gradients": 0, "batch": 0}
     tokens = rows * config.row_length
     return Plan(config, model, target, {"fsdp": 8}, kept, {"accumulate": program}, tokens, 1e12)
 

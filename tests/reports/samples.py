@@ -143,6 +143,29 @@ def rl(steps: int, *, everything: bool = True, seed: int = 5) -> list[dict]:
     return lines
 
 
+def guided(steps: int) -> list[dict]:
+    """A run of which one completion per prompt continues a demonstration."""
+    lines = rl(steps)
+    for line in lines:
+        low = 0.05 + 0.45 * (1 + math.cos(math.pi * line["step"] / steps))
+        line |= {"prefix_ratio_low": low, "prefix_ratio_high": 0.95}
+        line |= {"prefix_ratio": (low + 0.95) / 2, "guided_accuracy": line["accuracy"] + 0.3 * low}
+        line |= {"given_advantage": 0.3 * low, "given_kept": 0.2, "given_clipped": 0.01}
+        line |= {"given_loss": -0.3 * low, "policy_loss": -0.01}
+    return lines
+
+
+def hybrid(steps: int) -> list[dict]:
+    """A run that learns from demonstrations beside its own completions."""
+    lines = rl(steps)
+    for line in lines:
+        done = line["step"] / steps
+        line |= {"demonstration_share": 1.0, "given_share": 0.3, "switched_share": 0.4 - 0.3 * done}
+        line |= {"given_loss": 1.5 - done, "policy_loss": -0.01, "given_prob": 0.5 + 0.3 * done}
+        line |= {"given_entropy": 0.6, "sft_weight": 0.28, "positive_weight": 0.18}
+    return lines
+
+
 def comparison(steps: int = 252) -> dict[str, list[dict]]:
     return {
         "SFT": run(steps, curio=False, seed=0),

@@ -30,6 +30,8 @@ def test_a_full_report_has_every_chart(tmp_path):
         **samples.comparison(40),
         "other methods": samples.other_methods(40),
         "RL": samples.rl(40),
+        "guided": samples.guided(40),
+        "hybrid": samples.hybrid(40),
     }
     path = write(
         tmp_path,
@@ -40,7 +42,8 @@ def test_a_full_report_has_every_chart(tmp_path):
         config_text="seed: 0",
     )
     wanted = {f"plot-{chart.identifier}" for group in GROUPS for chart in group.charts}
-    assert set(figures(path)) == wanted | {"plot-tau-distribution-1", "plot-time-4"}
+    by_run = {"plot-tau-distribution-1", *(f"plot-time-{number}" for number in (4, 5, 6))}
+    assert set(figures(path)) == wanted | by_run
     text = path.read_text(encoding="utf-8")
     for part in ("Title", "A note.", "seed: 0", samples.TABLE["caption"], "token by token"):
         assert part in text
@@ -104,6 +107,15 @@ def test_what_says_nothing_is_not_drawn(tmp_path):
     assert "plot-truncated_share" in drawn and "plot-mismatch" in drawn
     both = figures(write(tmp_path, {"grpo": rows, "more": samples.rl(30)}))
     assert len(both["plot-tis_capped"]["data"]) == 2
+
+
+def test_guided_rollouts_have_charts_of_their_own(tmp_path):
+    drawn = figures(write(tmp_path, {"grpo": samples.rl(30), "guided": samples.guided(30)}))
+    runs = {name: {trace["meta"]["run"] for trace in f["data"]} for name, f in drawn.items()}
+    for name in ("prefix_ratio", "guided_accuracy", "given_advantage", "given_kept", "given_loss"):
+        assert runs[f"plot-{name}"] == {1}
+    assert len(drawn["plot-guided_accuracy"]["data"]) == 2
+    assert runs["plot-reward"] == {0, 1}
 
 
 def test_the_parts_of_a_step_are_stacked_and_a_slow_first_step_does_not_flatten_them(tmp_path):

@@ -65,7 +65,7 @@ def test_rows_of_any_age_and_limit(sampler, small):  # noqa: F811
     """Refills, rings that wrap around and grow, several prefills: as separate calls."""
     prompts = [p[:9] for p in many_prompts(11)] + [list(range(1, 19)) * 2]
     random = np.random.default_rng(8)
-    limits = [*random.choice([2, 9, 24], 11).tolist(), 24]
+    limits = [*random.choice([3, 24], 11).tolist(), 24]
     counts = random.integers(1, 4, 12).tolist()
     keys = random.integers(0, 1000, 12).tolist()
     settings = dataclasses.replace(SAMPLING, max_tokens=24, stop_ids=(0,))
@@ -113,6 +113,19 @@ def test_other_limits_compile_nothing(sampler):
     for _ in range(5):
         generate()
     assert [program._cache_size() for program in PROGRAMS] == before
+
+
+def test_rings_of_one_size():
+    """Beginnings of every length, in a context of 1024 + 8192 tokens: one size of ring."""
+    random = np.random.default_rng(1)
+    sizes = set()
+    for _ in range(200):
+        prompts, given = random.integers(50, 1024, 64), random.integers(1, 8192, 64)
+        longest = schedule.longest_ring((prompts + given).tolist(), (8192 - given).tolist())
+        assert longest >= (prompts + 8192).max()
+        sizes.add(longest)
+    assert len(sizes) == 1 and max(sizes) <= 1024 + 8192 + 512
+    assert schedule.longest_ring([9, 5], [72, 72]) == 80
 
 
 def test_long_beginnings_do_not_lengthen_the_ring():

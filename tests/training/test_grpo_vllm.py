@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from curiojax.data.worlds import BASE_MODEL
-from curiojax.data.worlds.demonstrations import training_problems, write_parquet
+from curiojax.data.worlds.demonstrations import demonstrations, training_problems, write_parquet
 from curiojax.models import init_params, read_config, save_pretrained
 from curiojax.training.round_files import read_round, round_path
 
@@ -27,16 +27,18 @@ ENV = {
 }
 
 
-@pytest.mark.vllm
-@pytest.mark.timeout(900)
-def test_every_step_samples_from_the_weights_of_the_last(tmp_path, monkeypatch):
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
+
+
+@pytest.fixture
+def vllm_run(tmp_path, monkeypatch):
+    """A run of some steps by the real vLLM, of a model that it can serve on CPUs."""
     python = os.environ.get("CURIOJAX_VLLM_PYTHON")
     if not python:
         pytest.skip("needs vLLM: tools/setup_vllm_cpu.sh DIR, then set CURIOJAX_VLLM_PYTHON")
     for name, value in ENV.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "even_length.py").write_text(GRADER)
-    write_parquet(tmp_path / "problems.parquet", training_problems("id", 30, seed=0))
     (tmp_path / "run.yaml").write_text("stage: grpo\n")
     # The embedded model's heads are of a size that vLLM on CPUs does not take.
     config = dataclasses.replace(read_config(BASE_MODEL), head_dim=32, hidden_size=128)
@@ -47,24 +49,50 @@ def test_every_step_samples_from_the_weights_of_the_last(tmp_path, monkeypatch):
     )
     save_pretrained(params, config, tmp_path / "model", tokenizer_from=BASE_MODEL)
 
-    done = run(
-        tmp_path,
-        tmp_path / "run",
-        "steps=3",
-        f"model.path={tmp_path / 'model'}",
-        f"rollout={{engine: vllm, vllm_python: {python}, max_response_tokens: 10, top_p: 1.0}}",
-        "rollout.extra_args=[--enforce-eager, --max-num-seqs, '64']",
-        "reward={verifier: 'even_length:even', format: none, workers: 1}",
-    )
-    assert done.returncode == 0, done.stderr
-    lines = metrics(tmp_path / "run")
+    def start(problems, *more):
+        write_parquet(tmp_path / "problems.parquet", problems)
+        done = run(
+            tmp_path,
+            tmp_path / "run",
+            f"model.path={tmp_path / 'model'}",
+            f"rollout={{engine: vllm, vllm_python: {python}, max_response_tokens: 10, top_p: 1.0}}",
+            "rollout.extra_args=[--enforce-eager, --max-num-seqs, '64']",
+            "reward={verifier: 'even_length:even', format: none, workers: 1}",
+            *more,
+        )
+        assert done.returncode == 0, done.stderr
+        return tmp_path / "run"
+
+    return start
+
+
+def test_every_step_samples_from_the_weights_of_the_last(vllm_run):
+    output = vllm_run(training_problems("id", 30, seed=0), "steps=3")
+    lines = metrics(output)
     assert [line["step"] for line in lines] == [1, 2, 3]
     for step, line in enumerate(lines):
-        found = read_round(round_path(tmp_path / "run", step))
+        found = read_round(round_path(output, step))
         assert found is not None and {c.version for g in found.groups for c in g.completions} == {
             step
         }
         assert line["grad_norm"] > 0 and 0 < line["reward"] < 1
         # The trainer's log-probs of what was sampled. Had a sync not come through, they would be
         # those of other weights.
+        assert line["mismatch_max"] < 1e-4
+
+
+def test_begun_responses_are_continued(vllm_run):
+    output = vllm_run(
+        demonstrations("canon", count=30),
+        "steps=2",
+        "objective={name: prefix_rft, tis_cap: 2.0}",
+        "rollout.max_response_tokens=16",
+    )
+    for step, line in enumerate(metrics(output)):
+        found = read_round(round_path(output, step))
+        for group in found.groups:
+            assert group.given[:3] == [0, 0, 0] and 0 < group.given[3]
+            assert group.given[3] < len(group.completions[3].tokens) <= 16
+        assert line["guided_share"] == 1.0 and line["given_tokens"] > 0
+        # Of continuations as well: the trainer gives them these log-probs after the same prefix.
         assert line["mismatch_max"] < 1e-4

@@ -11,6 +11,7 @@ from curiojax import models
 from curiojax.config import load_config
 from curiojax.errors import ConfigError
 from curiojax.rollout import JaxSampler, Sampling, schedule, slots
+from curiojax.rollout.base import orders_of
 from curiojax.rollout.memory import sampler_memory
 from curiojax.sharding import make_mesh
 from curiojax.training import memory
@@ -63,6 +64,21 @@ def test_a_ring_that_need_not_grow_counts_once():
     assert memory.num_bytes(caches) == 2 * 2 * 3 * 2 * 32 * 8 * 2 + 3 * 32 * 4 + 4
 
 
+def test_begun_prompts_need_no_longer_ring_than_is_planned():
+    mesh = make_mesh(devices=jax.devices()[:1])
+    sizes = {"rows": 6, "completions": 40, "longest_prompt": 9, "max_tokens": 72}
+    _, caches = sampler_memory(BFLOAT16, mesh, **sizes, begun=True)
+    longest = caches[-1]["k"].shape[3]
+    random, settings = np.random.default_rng(0), Sampling(max_tokens=72)
+    for _ in range(20):
+        given = [0] * 10 + random.integers(1, 72, 10).tolist()
+        prompts = [[1] * (9 + k) for k in given]
+        orders = orders_of(prompts, settings, None, [72 - k for k in given])
+        with jax.set_mesh(mesh):
+            plan = schedule.Schedule(None, BFLOAT16, prompts, settings, 0, 6, orders=orders)
+        assert plan.rings[-1] <= longest <= 1.5 * 81 + 8
+
+
 class Programs:
     """Of a step: what XLA says that they need."""
 
@@ -109,7 +125,7 @@ def test_updates_and_sampling_take_turns(monkeypatch):
     ],
 )
 def test_too_much_is_refused_with_what_to_lower(monkeypatch, overrides, words):
-    monkeypatch.setattr(memory, "_device_memory", lambda: 1_000_000)
+    monkeypatch.setattr(memory, "device_memory", lambda: 1_000_000)
     with pytest.raises(ConfigError) as caught:
         budget(*overrides)
     assert all(word in str(caught.value) for word in words)

@@ -9,7 +9,7 @@ from typing import cast
 from curiojax.data.worlds.interface import Demonstration, Problem
 
 
-def write_parquet(path: str | Path, items: Sequence[Demonstration] | Sequence[Problem]) -> None:
+def write_parquet(path: str | Path, items: Sequence[Demonstration | Problem]) -> None:
     """Writes records in the verl / LUFFY schema; bare problems get no `target` column.
 
     Columns: `data_source`, `prompt` and `target` (lists of {role, content}), `ability`,

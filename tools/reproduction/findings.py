@@ -1,0 +1,215 @@
+"""What was found, in words and numbers: `results.md`, from which the README's section is made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from curiojax.errors import ConfigError
+from curiojax.folders import write_text
+from reproduction import statistics
+from reproduction.methods import data_title, title
+from reproduction.paper_tables import EQUAL
+from reproduction.plan import (
+    AFTER_SFT,
+    BEYOND,
+    COUNTDOWN,
+    HYBRIDS,
+    LOW_LR,
+    MAIN,
+    MODCHAIN,
+    TABLE2,
+    VANILLA,
+    WARM_UP,
+    with_grpo,
+)
+from reproduction.records import Data, Groups, score
+from reproduction.statistics import FEWEST_SEEDS, Difference
+from reproduction.tables import Column, Table, text
+
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+AT_EQUAL = "at equal ID pass@1"
+READINGS = {1: "higher", 0: "not told apart", -1: "lower"}
+SHORT = {  # the columns of a table that a README has room for
+    "table2": ("method", "ID pass@1", "hard pass@", "entropy", "at equal ID", "paper"),
+    "table3": ("method", "ID pass@1", "hard pass@", "entropy", "paper"),
+    "table4": ("method", "ID pass@1", "hard pass@", "longer pass@", "entropy", "paper"),
+}
+
+
+class Finding(NamedTuple):
+    """One score of one method against one control, within a seed."""
+
+    data: str
+    method: str
+    control: str
+    score: str
+    difference: Difference
+
+
+def findings(data: Data) -> list[Finding]:
+    """Every comparison that is read; listed here once, so that their number is known."""
+    found: list[Finding] = []
+    for world in (COUNTDOWN, MODCHAIN):
+        for name in data.sets(world):
+            groups, where = data.groups(world, name), data_title(world, name)
+            for method in (*TABLE2[1:], *BEYOND):
+                found += _changes(groups, method, VANILLA, where, data)
+                found += _at_equal(groups, method, VANILLA, where, data)
+                found += _at_equal(groups, method, LOW_LR, where, data)
+            for method in ("grpo", *HYBRIDS, *with_grpo((WARM_UP, *AFTER_SFT))):
+                found += _changes(groups, method, f"{VANILLA}+grpo", where, data)
+    return found
+
+
+def _changes(
+    groups: Groups, method: str, control: str, where: str, data: Data
+) -> Iterable[Finding]:
+    """At the end of both runs."""
+    if method in groups and control in groups and method != control:
+        hard = f"hard_pass{data.samples}"
+        for key, label in (("id_pass1", "ID pass@1"), (hard, f"hard pass@{data.samples}")):
+            change = statistics.compare(groups[method], groups[control], score(key))
+            if change is not None:
+                yield Finding(where, title(method), title(control), label, change)
+
+
+def _at_equal(
+    groups: Groups, method: str, control: str, where: str, data: Data
+) -> Iterable[Finding]:
+    """Where the control had the method's accuracy, strictly and by the search."""
+    if method in groups and control in groups and method != control:
+        for search in (False, True):
+            change = statistics.at_equal(
+                groups[method], groups[control], data.samples, search=search
+            )
+            label = f"hard pass@{data.samples} {AT_EQUAL}{', search' if search else ''}"
+            if change is not None:
+                yield Finding(where, title(method), title(control), label, change)
+
+
+def results_text(data: Data, tables: Sequence[tuple[str, Table]], command: str) -> str:
+    """`results.md`: how it was made, what may be said, the short tables and all comparisons."""
+    count = len(data.seeds)
+    found = findings(data)
+    parts = [f"Made by `{command}`: {_seeds(count)}, {len(data.runs)} runs. {_scope()}"]
+    if count < FEWEST_SEEDS:
+        parts.append(
+            f"**With {_seeds(count)} nothing is claimed**; {FEWEST_SEEDS} are the least for that. "
+            "The numbers below are what was measured."
+        )
+    else:
+        parts += list(_claims(found, count))
+    for target, table in tables:
+        if target in SHORT and (target != "table2" or data_title(COUNTDOWN, MAIN) in table.heading):
+            parts.append(_short(table, SHORT[target]).markdown())
+    if found:
+        parts.append(_comparisons(found, count, data).markdown())
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'' if count == 1 else 's'}"
+
+
+def _scope() -> str:
+    return (
+        "A seed is a draw of the demonstrations, an order of the batches and a draw of evaluation "
+        "problems and samples, which all methods share; the base model of a world is one and the "
+        "same. Models of 0.2 million parameters: nothing here says what a language model does. "
+        "The paper's numbers stand beside ours for the order of the methods only."
+    )
+
+
+def _claims(found: Sequence[Finding], count: int) -> Iterable[str]:
+    """The comparisons whose intervals leave out zero, and how many do not."""
+    clear = [f for f in found if f.difference.count >= FEWEST_SEEDS and f.difference.sign]
+    yield (
+        f"Of {len(found)} comparisons below ({_seeds(count)}, 95 % t intervals), {len(clear)} "
+        f"leave out zero; about {max(1, round(0.05 * len(found)))} would by chance, if nothing "
+        "differed. Which comparisons there are is fixed in the code; none is corrected for the "
+        "others."
+    )
+    lines = []
+    for key in ("curio", "base-kl"):
+        for control in (VANILLA, LOW_LR):
+            ours = [
+                f
+                for f in found
+                if (f.method, f.control) == (title(key), title(control)) and AT_EQUAL in f.score
+            ]
+            for label in dict.fromkeys(f.score for f in ours):
+                told = "; ".join(_told(f) for f in ours if f.score == label)
+                lines.append(f"- {title(key)} against {title(control)}, {label}: {told}.")
+    control = title(f"{VANILLA}+grpo")
+    for key in ("curio+grpo", "base-kl+grpo"):
+        for f in found:
+            if f.method == title(key) and f.control == control:
+                lines.append(f"- {f.method} against {control}, {f.score}: {_told(f)}.")
+    yield "\n".join(lines)
+
+
+def _told(f: Finding) -> str:
+    return f"{_number(f.difference)} ({f.data}), {_reading(f.difference)}"
+
+
+def _reading(value: Difference) -> str:
+    if value.count < FEWEST_SEEDS:
+        return f"too few seeds ({value.count})"
+    return READINGS[value.sign]
+
+
+def _number(value: Difference) -> str:
+    return text(value, Column(""))
+
+
+def _comparisons(found: Sequence[Finding], count: int, data: Data) -> Table:
+    columns = [Column(name) for name in ("data", "method", "control", "score", "difference")]
+    columns.append(Column("seeds", 1.0, 0))
+    claims = count >= FEWEST_SEEDS
+    if claims:
+        columns.append(Column("reading"))
+    rows = []
+    for f in found:
+        row = [f.data, f.method, f.control, f.score, f.difference, str(f.difference.count)]
+        if claims:
+            row.append(_reading(f.difference))
+        rows.append(row)
+    caption = "Percentage points, mean over seeds of the difference within a seed, 95 % t interval."
+    return Table("All comparisons", columns, rows, f"{caption} {EQUAL.format(k=data.samples)}")
+
+
+def _short(table: Table, wanted: Sequence[str]) -> Table:
+    """The table with the columns whose heading begins as wanted; pass@1 of hard left out."""
+    kept = [
+        i
+        for i, column in enumerate(table.columns)
+        if any(column.title.startswith(name) for name in wanted)
+        and column.title != "hard pass@1"
+        and " - " not in column.title
+    ]
+    rows = [[row[i] for i in kept] for row in table.rows]
+    return Table(table.heading, [table.columns[i] for i in kept], rows, table.caption)
+
+
+def write_readme(path: Path, results: str) -> None:
+    """Puts the results between the markers of a README.
+
+    Raises:
+      ConfigError: the file or its markers are missing.
+    """
+    try:
+        old = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"--write-readme: {path} cannot be read ({error.strerror}); name a README"
+        ) from None
+    if old.count(BEGIN) != 1 or old.count(END) != 1 or old.index(BEGIN) > old.index(END):
+        raise ConfigError(
+            f"--write-readme: {path} needs one line {BEGIN} and, after it, one line {END}"
+        )
+    block = f"{BEGIN}\n\n{results.strip()}\n\n{END}"
+    pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
+    write_text(path, pattern.sub(lambda _: block, old))

@@ -1,0 +1,146 @@
+"""Everything that is written: tables, figures, raw numbers, the report and the results in words."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from curiojax.errors import ConfigError
+from curiojax.folders import write_text
+from curiojax.reports import page
+from reproduction import paper
+from reproduction.figures import draw
+from reproduction.findings import results_text
+from reproduction.paper_tables import build
+from reproduction.plan import READS
+from reproduction.records import Data, raw_rows
+from reproduction.tables import Table, to_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FOLDER = "results"
+PRINTED = {
+    "table1": [paper.TABLE1],
+    "table2": [paper.TABLE2],
+    "table3": [paper.TABLE3],
+    "table4": list(paper.TABLE4.values()),
+}
+CSS = "figure.plot { margin: 0 } figure.plot img { width: 100%; background: #fff }"
+HEADINGS = {
+    "figure1": "Figure 1: entropy and accuracy over SFT, then RL",
+    "figure2": "Figure 2: entropy coefficients",
+    "figure4": "Figure 4: accuracy against diversity",
+    "figure5": "Figure 5: pivot, alpha and fixed temperature",
+}
+
+
+def check_matplotlib(targets: Sequence[str]) -> None:
+    """Raises a `ConfigError` when figures are asked for that nothing could draw."""
+    if any(target.startswith("figure") for target in targets):
+        try:
+            import matplotlib  # noqa: F401
+        except ImportError:
+            raise ConfigError(
+                "TARGET: figures need matplotlib; pip install -e '.[reproduce]', or name tables"
+            ) from None
+
+
+def write_all(data: Data, targets: Sequence[str], output: Path, command: str) -> list[Path]:
+    """Writes what there is for the targets; returns the files, the report first."""
+    folder = output / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    raw = raw_rows(data)
+    tables: list[tuple[str, Table]] = []
+    pictures: dict[str, bytes] = {}
+    written: list[Path] = []
+    for target in targets:
+        if target.startswith("table"):
+            made = build(target, data)
+            if made:
+                tables += [(target, table) for table in made]
+                texts = "\n".join(table.markdown() for table in made)
+                written.append(_write(folder / f"{target}.md", texts))
+                names = {name for _, _, read in READS[target] for name in read}
+                rows = [row for row in raw if row["run"] in names]
+                text = to_json(made, rows, PRINTED[target])
+                written.append(_write(folder / f"{target}.json", text))
+        else:
+            figure = draw(target, data)
+            if figure is not None:
+                pictures[target] = _picture(figure, "png")
+                written.append(_write(folder / f"{target}.png", pictures[target]))
+                written.append(_write(folder / f"{target}.svg", _picture(figure, "svg")))
+    results = results_text(data, tables, command)
+    report = _report(data, tables, pictures, results)
+    return [
+        _write(folder / "report.html", report),
+        _write(folder / "results.md", results),
+        _write(folder / "raw.json", json.dumps(raw, indent=1) + "\n"),
+        _write(folder / "raw.csv", _csv(raw)),
+        *written,
+    ]
+
+
+def _report(
+    data: Data,
+    tables: Sequence[tuple[str, Table]],
+    pictures: Mapping[str, bytes],
+    results: str,
+) -> str:
+    title = "The paper's comparison, rerun"
+    count = len(data.seeds)
+    body = []
+    for number, (_, table) in enumerate(tables):
+        columns = [column.title for column in table.columns]
+        body.append(
+            page.section(
+                table.heading, page.table(columns, table.texts(), table.caption), f"table-{number}"
+            )
+        )
+    for target, picture in pictures.items():
+        encoded = base64.b64encode(picture).decode()
+        image = f'<img alt="{page.escape(HEADINGS[target])}" src="data:image/png;base64,{encoded}">'
+        note = page.paragraphs([paper.FIGURES[target]])
+        body.append(
+            page.section(HEADINGS[target], f'<figure class="plot">{image}</figure>{note}', target)
+        )
+    body.append(page.section("In words", page.details("results.md", results), "words"))
+    notes = [f"{count} seed{'' if count == 1 else 's'}, {len(data.runs)} runs."]
+    heading = f"<h1>{page.escape(title)}</h1>{page.paragraphs(notes)}{page.contents(body)}"
+    return page.page(title, "\n".join([f"<header>{heading}</header>", *body]), css=CSS)
+
+
+def _picture(figure: Figure, kind: str) -> bytes:
+    import matplotlib
+
+    buffer = io.BytesIO()
+    # Text stays text in SVG, and equal figures give equal files.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "curiojax"}):
+        meta: Any = {"Date": None} if kind == "svg" else None
+        figure.savefig(buffer, format=kind, dpi=150, metadata=meta)
+    return buffer.getvalue()
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(dict.fromkeys(key for row in rows for key in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def _write(path: Path, content: str | bytes) -> Path:
+    if isinstance(content, str):
+        write_text(path, content)
+        return path
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+    return path
