@@ -9,6 +9,8 @@ import pytest
 
 from curiojax import quickstart
 from curiojax.config import load_config
+from curiojax.data.pipeline import build_dataset
+from curiojax.data.tokenizer import load_tokenizer
 from curiojax.data.worlds import WORLDS, embedded_world
 from curiojax.data.worlds.interface import parse_recipe
 from curiojax.errors import ConfigError
@@ -21,9 +23,8 @@ CONFIGS = {
     "modchain": "configs/quickstart_modchain.yaml",
 }
 TINY = (
-    *("world.num_demonstrations=48", "world.num_prompts=12", "world.samples=2", "steps=2"),
-    *("world.id_prompts=3", "world.hard_prompts=3", "world.longer_prompts=2"),
-    *("sequences_per_step=16", "rows_per_microbatch=16"),
+    *("world.num_prompts=12", "world.samples=2"),
+    *("world.id_prompts=3", "world.hard_prompts=3", "world.longer_prompts=0"),
 )
 
 
@@ -65,27 +66,46 @@ def test_what_a_world_lacks_is_refused_before_anything_is_written(tmp_path):
         parse_recipe("two often")
 
 
-def test_modchain_is_trained_rewarded_and_evaluated(tmp_path, capsys):
-    """Two steps of SFT and of GRPO, with math-verify and the strict format as the reward."""
+def test_modchain_is_rewarded_and_evaluated_by_math_verify(tmp_path, capsys):
+    """Two steps of GRPO from the base; the reward is math-verify's and the strict format's."""
     out = tmp_path / "out"
     config = load_config(find_config(CONFIGS["modchain"]), [*TINY, f"output_dir={out}"])
     runs = dict(config.compare or {})
-    small = {"prompts_per_step": 4, "rollouts_per_prompt": 4, "prompts_per_update": 4}
-    grpo = {**runs["vanilla SFT + GRPO"], **small, "steps": 2}
-    compare = {"vanilla SFT": runs["vanilla SFT"], "vanilla SFT + GRPO": grpo}
-    quickstart.run_comparison(config.model_copy(update={"compare": compare}))
+    small = {"prompts_per_step": 4, "rollouts_per_prompt": 4, "prompts_per_update": 4, "steps": 2}
+    grpo = {key: value for key, value in runs["CurioSFT + GRPO"].items() if key != "after"}
+    quickstart.run_comparison(config.model_copy(update={"compare": {"GRPO": grpo | small}}))
 
     said = capsys.readouterr().out
-    assert "Held-out mod-chain problems" in said and "longer pass@1" in said
+    assert "Held-out mod-chain problems" in said and "lines right" in said
     rows = pq.read_table(next(out.glob("prompts-modchain-*.parquet"))).to_pylist()
     assert len(rows) == 12 and {row["data_source"] for row in rows} == {"curiojax/modchain"}
     assert all(0 <= int(row["reward_model"]["ground_truth"]) < 10 for row in rows)
-    rows = pq.read_table(next(out.glob("demonstrations-modchain-*.parquet"))).to_pylist()
-    for row in rows:
-        assert check_lines(row["target"][0]["content"], row["prompt"][0]["content"]).correct
-    for folder, steps in (("base", 0), ("vanilla-sft", 2), ("vanilla-sft-grpo", 2)):
+    for folder, steps in (("base", 0), ("grpo", 2)):
         scores = read_evaluations(out / folder)[steps]
-        assert {"id_pass1", "hard_pass2", "longer_pass1", "entropy"} <= set(scores)
-        assert (scores["prompts_id"], scores["prompts_longer"]) == (3, 2)
-    lines = (out / "vanilla-sft-grpo" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [1, 2]
+        assert {"id_pass1", "hard_pass2", "search_hard_pass2", "entropy"} <= set(scores)
+        assert (scores["prompts_id"], scores["id_pass1"]) == (3, 0.0)
+    lines = [json.loads(line) for line in (out / "grpo" / "metrics.jsonl").open()]
+    assert [line["step"] for line in lines] == [1, 2]
+    assert all(line["reward"] == 0.0 for line in lines)  # the base has no answers
+
+
+def test_modchain_demonstrations_come_through_the_pipeline_unchanged(tmp_path):
+    config = load_config(find_config(CONFIGS["modchain"]), ["world.num_demonstrations=48"])
+    run = quickstart.member(config, "CurioSFT", tmp_path)
+    rows = pq.read_table(run.data.path).to_pylist()
+    tokenizer = load_tokenizer(run.model.path)
+    data = build_dataset(
+        run.data,
+        tokenizer,
+        seed=0,
+        sequences_per_step=16,
+        rows_per_microbatch=16,
+        cache_dir=tmp_path / "cache",
+    )
+    assert data.num_examples == 48 and not any(data.drops.values())
+    for index, row in enumerate(rows):
+        prompt, response = data.example(index)
+        assert tokenizer.decode(prompt) == row["prompt"][0]["content"]
+        assert tokenizer.decode(response[:-1]) == row["target"][0]["content"]
+        assert response[-1] == tokenizer.eos_token_id
+        assert check_lines(row["target"][0]["content"], row["prompt"][0]["content"]).correct

@@ -54,7 +54,15 @@ def test_answers_are_compared_by_math_verify_and_lines_are_followed(item):
 
 def test_only_the_endings_are_graded_and_grades_are_those_of_the_whole_texts():
     tails = ["", r"</think>\boxed{5}", r"</think>\boxed{5", r"</think><think></think>\boxed{5}"]
-    heads = ["", "=1+4=5", "=(2+3)*1", "<think>=1+4=5", r"=5\boxed{5}", "=4=9=</think>"]
+    heads = [
+        "",
+        "=1+4=5",
+        "=1+4<think>=5",
+        "=(2+3)*1",
+        "<think>=1+4=5",
+        r"=5\boxed{5}",
+        "=4=9=</think>",
+    ]
     items = demonstrations("two", q=0.5, count=6, seed=4)
     responses = [
         Response(head + tail, item.problem, finished)
