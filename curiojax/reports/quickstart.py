@@ -27,10 +27,12 @@ READINGS = {
     ),
     "modchain": (
         "One seed on a toy task: read differences below about 0.03 as noise. What makes a hard "
-        "problem hard is its length: a line per reduction, as the demonstrations mostly have it, "
-        "does not fit. The base model often reduces several places in one line; the "
-        "demonstrations rarely do. Vanilla SFT learns the answer format and the canonical order, "
-        "and keeps of the rest about what the demonstrations hold."
+        "problem hard is its length: a line per reduction, as most demonstrations have it, does "
+        "not fit. The base model often reduces several places in one line; 5 % of the "
+        "demonstrations do. Vanilla SFT learns the answer format and loses most of that; a softer "
+        "target keeps more of a strategy that is rare in the demonstrations, and none of one that "
+        "they lack. The reward looks at the answer alone, and one guess in ten is right: where "
+        "hard pass@k rises and the lines are no better, the model has learnt to guess."
     ),
 }
 
