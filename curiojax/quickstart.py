@@ -292,7 +292,7 @@ def _without(values: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     return kept
 
 
-def _write(path: Path, items: Sequence[Demonstration] | Sequence[Problem]) -> None:
+def _write(path: Path, items: Sequence[Demonstration | Problem]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")  # another process may write the same file
     write_parquet(temporary, items)
