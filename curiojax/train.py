@@ -35,6 +35,12 @@ usage: python -m curiojax.train [CONFIG.yaml] [key=value ...]
       data.path=train.parquet rollout.vllm_python=/opt/vllm/bin/python
       GRPO after it
 
+  python -m curiojax.train CONFIG.yaml distributed.coordinator=node1:9876 \\
+      distributed.num_processes=4 distributed.process_id=0
+      one of several processes, one per host, ids from 0; under srun or mpirun without these keys;
+      also distributed.join_seconds=300, distributed.heartbeat_seconds=30; exit code 75: a process
+      stopped answering, start all again
+
 The same command again continues an interrupted run. Keys and defaults: curiojax/config.py.
 """
 

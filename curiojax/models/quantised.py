@@ -42,7 +42,7 @@ def quantise_params(params: Params, config: ModelConfig, precision: str) -> Para
     dtype, largest = FORMATS[precision]
     flat = {}
     for path, entry in _projections(config).items():
-        kernel = params
+        kernel: Any = params
         for key in path:
             kernel = kernel[key]
         inputs = len(_inputs(entry))
@@ -91,11 +91,11 @@ def quantised_product(
     Returns:
       `[..., *out]` in the dtype of `x`. Sums are float32 in the hardware (int32 for `int8`).
     """
-    values = weights["values"]
+    values: Any = weights["values"]
     dtype, largest = next(f for f in FORMATS.values() if f[0] == values.dtype)
     inputs, outputs = axes[:contract], axes[contract:]
     values = gathered(values, (*outputs, *inputs), values.dtype)
-    scale = gathered(weights["scale"], outputs, jnp.dtype(jnp.float32))
+    scale: Any = gathered(weights["scale"], outputs, jnp.dtype(jnp.float32))
     last = tuple(range(x.ndim - contract, x.ndim))
     rounded, x_scale = _quantise(x.astype(jnp.float32), last, dtype, largest)
     # Half the bytes to write and read again, for a rounding far below that of the factors.

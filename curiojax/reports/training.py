@@ -16,6 +16,7 @@ from curiojax.progress import format_duration
 from curiojax.reports import (
     catalogue,
     catalogue_held_out,
+    catalogue_hybrid,
     catalogue_prefix,
     catalogue_rl,
     charts,
@@ -28,6 +29,7 @@ from curiojax.reports import (
 GROUPS = (
     *catalogue.GROUPS[:-1],
     *catalogue_rl.GROUPS[:2],
+    *catalogue_hybrid.GROUPS,
     *catalogue_prefix.GROUPS,
     *catalogue_rl.GROUPS[2:],
     catalogue.GROUPS[-1],

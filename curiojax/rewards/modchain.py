@@ -21,8 +21,8 @@ FAILURES = (
 )
 END = "</think>"
 
-_PROMPT = re.compile(r"mod(\d{1,3}) (.+)", re.ASCII)
-_LINE = re.compile(r"[0-9+*()\- ]*", re.ASCII)
+_PROMPT = re.compile(r"mod(\d{1,3}):(.+)", re.ASCII)
+_LINE = re.compile(r"[0-9+*()\-]*", re.ASCII)
 _TOKEN = re.compile(r"\d+|[-+*()]", re.ASCII)
 _MAX_NESTING = 64
 
@@ -50,7 +50,7 @@ def check_lines(response: str, prompt: str, *, finished: bool = True) -> Derivat
 
     Args:
       response: the response's text.
-      prompt: the problem, `mod10 (3 + 4) * 5`.
+      prompt: the problem, `mod10:(3+4)*5`.
       finished: whether the response ended by itself rather than at the length limit. If not, what
         may be half a line at the end does not count.
 
@@ -59,7 +59,7 @@ def check_lines(response: str, prompt: str, *, finished: bool = True) -> Derivat
     """
     match = _PROMPT.fullmatch(prompt)
     if match is None:
-        raise ValueError(f"{prompt!r} is not of the form 'mod10 (3 + 4) * 5'")
+        raise ValueError(f"{prompt!r} is not of the form 'mod10:(3+4)*5'")
     modulus = int(match[1])
     try:
         line = _parse(match[2], modulus)

@@ -8,10 +8,14 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from stat import S_ISREG
 from tempfile import TemporaryDirectory
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache as cache
+
+# What a folder of programs may take on disk; the step of a large model is some tens of megabytes.
+LIMIT = 5_000_000_000
 
 
 @contextmanager
@@ -19,8 +23,9 @@ def compilation_cache(folder: Path | None = None) -> Iterator[None]:
     """Keeps what is compiled meanwhile, unless a cache is set already.
 
     Args:
-      folder: where, for later processes too; a folder that cannot be made is done without. None:
-        only until the end, for runs that differ in their data alone.
+      folder: where, for later processes too; a folder that cannot be made is done without. What was
+        not used for longest goes when it holds more than `LIMIT`. None: only until the end, for
+        runs that differ in their data alone.
     """
     if getattr(jax.config, "jax_compilation_cache_dir", None) or not _made(folder):
         yield
@@ -42,6 +47,30 @@ def compilation_cache(folder: Path | None = None) -> Iterator[None]:
             for name, value in before.items():
                 jax.config.update(name, value)
             cache.reset_cache()  # or JAX would go on writing to the folder
+            if folder is not None:
+                trim(folder, LIMIT)
+
+
+def trim(folder: Path, limit: int) -> None:
+    """Deletes files, least recently used first, until the others are no larger than `limit` bytes.
+
+    JAX's own limit takes a lock for every program that is read, and fails on a folder that it began
+    without one. Other processes may use the folder meanwhile: a program that is gone is compiled.
+    """
+    files = []
+    for path in folder.iterdir():
+        with suppress(OSError):
+            found = path.stat()
+            if S_ISREG(found.st_mode):
+                # File systems that note no reading leave the time of writing.
+                files.append((max(found.st_atime, found.st_mtime), found.st_size, path))
+    total = sum(size for _, size, _ in files)
+    for _, size, path in sorted(files):
+        if total <= limit:
+            break
+        with suppress(OSError):
+            path.unlink()
+        total -= size
 
 
 def programs_folder() -> Path:

@@ -66,7 +66,7 @@ def credit(
             own = _advantages(alone, objective.normalize_std)
             their_weight = objective.sft_coef
         case _:
-            raise ValueError(f"objective {objective.name!r} has no rule for its advantages")
+            raise ValueError(f"{type(objective).__name__} has no rule for its advantages")
     found = []
     for position, (group, (_, learnt)) in enumerate(zip(groups, ruled, strict=True)):
         if not switched[position]:

@@ -163,8 +163,12 @@ def _demonstration_metrics(config: RunConfig, found: Round) -> dict[str, Any]:
 
 def _only(group: Group, members: Sequence[int]) -> Group:
     """The group of some of its completions."""
-    completions, grades = ([part[i] for i in members] for part in (group.completions, group.grades))
-    return Group(group.prompt, completions, grades, [group.given[i] for i in members])
+    return Group(
+        group.prompt,
+        [group.completions[index] for index in members],
+        [group.grades[index] for index in members],
+        [group.given[index] for index in members],
+    )
 
 
 # Of the two policies' log-probs, in nats. Bfloat16 against float32 gives about 0.03 on average.

@@ -127,7 +127,9 @@ class Step:
         if self.requantise is not None:
             # A program of its own, so that what it makes of given weights is always the same.
             quantised = self.requantise(new.teacher, state.teacher.quantised)
-            new = new._replace(teacher=QuantisedTeacher(*new.teacher, quantised))
+            new = new._replace(
+                teacher=QuantisedTeacher(new.teacher.params, new.teacher.count, quantised)
+            )
         return new, scalars
 
     def gradient_sums(self, state: TrainState, batches: list[Batch]) -> Sums:

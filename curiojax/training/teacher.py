@@ -77,8 +77,11 @@ class Follower(NamedTuple):
     def requantise(self, state: TeacherState, quantised: PyTree) -> PyTree:
         """What `complete` would give after an `update`, made anew only if the follower moved."""
         assert self.quantise is not None
-        old = lambda params: quantised  # noqa: E731
-        return jax.lax.cond(self.lag(state) == 0, self.quantise, old, state.params)
+
+        def keep(_: PyTree) -> PyTree:
+            return quantised
+
+        return jax.lax.cond(self.lag(state) == 0, self.quantise, keep, state.params)
 
 
 def persistent(state: AnyTeacher) -> TeacherState:

@@ -97,8 +97,10 @@ time.sleep(100)
 
 
 def test_a_run_that_ends_well_waits_for_the_slowest():
-    work = "time.sleep(3 * group.index)"
-    assert [code for code, _ in processes.together(work, 2, heartbeat_seconds=5)] == [0, 0]
+    work = "time.sleep(2 * group.index)"
+    assert [code for code, _ in processes.together(work, 2)] == [0, 0]
+    (code, errors), _ = processes.together(f"{work}\nif group.index: raise ValueError('late')", 2)
+    assert code == 1 and "crashed: ValueError: late" in errors
 
 
 def test_a_process_that_never_comes_is_named():

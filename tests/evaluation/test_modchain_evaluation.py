@@ -27,22 +27,22 @@ def item():
 
 def test_answers_are_compared_by_math_verify_and_lines_are_followed(item):
     truth = item.problem.ground_truth
-    lines = item.response.partition(" </think>")[0]
+    lines = item.response.partition("</think>")[0]
     wrong = (int(truth) + 1) % 10
     cases = [
         (item.response, True, (True, True, None)),
         (item.response, False, (False, True, "unfinished")),
         (lines, True, (False, True, "format")),
-        (rf"{lines} </think> \boxed{{ {wrong} }}", True, (False, True, "answer")),
-        (rf"{lines} </think> {truth}", True, (False, True, "format")),
-        (rf"{lines} </think> \boxed{{ }}", True, (False, True, "format")),
-        (rf"{lines} </think> </think> \boxed{{ {truth} }}", True, (False, True, "format")),
-        (rf"{lines} </think> <think> \boxed{{ {truth} }}", True, (False, True, "format")),
+        (rf"{lines}</think>\boxed{{{wrong}}}", True, (False, True, "answer")),
+        (rf"{lines}</think>{truth}", True, (False, True, "format")),
+        (rf"{lines}</think>\boxed{{ }}", True, (False, True, "format")),
+        (rf"{lines}</think></think>\boxed{{{truth}}}", True, (False, True, "format")),
+        (rf"{lines}</think><think> \boxed{{{truth}}}", True, (False, True, "format")),
         # What math-verify takes for the same number is right, as it is for a real model.
-        (rf"{lines} </think> \boxed{{ \frac{{{2 * int(truth)}}}{{2}} }}", True, (True, True, None)),
+        (rf"{lines}</think>\boxed{{ \frac{{{2 * int(truth)}}}{{2}} }}", True, (True, True, None)),
         # A guess is right to the reward, and only there.
-        (rf"= {truth} </think> \boxed{{ {truth} }}", True, (True, False, None)),
-        (rf"</think> \boxed{{ {wrong} }}", True, (False, False, "incomplete")),
+        (rf"={truth}</think>\boxed{{{truth}}}", True, (True, False, None)),
+        (rf"</think>\boxed{{{wrong}}}", True, (False, False, "incomplete")),
         (lines[: len(lines) // 2], False, (False, False, "unfinished")),
         ("", True, (False, False, "incomplete")),
     ]
@@ -59,7 +59,7 @@ def test_only_the_endings_are_graded_and_grades_are_those_of_the_whole_texts(bas
     rows = sample_problems(params, config, tokenizer, problems, max_new_tokens=19, samples=4)
     texts = tokenizer.batch_decode([c.tokens for row in rows for c in row])
     asked = [problem for problem in problems for _ in range(4)]
-    tails = ["", r" </think> \boxed{ 5 }", r" </think> <think> </think> \boxed{ 5 }", " <think>"]
+    tails = ["", r"</think>\boxed{5}", r"</think><think> </think>\boxed{5}", "<think>"]
     responses = [
         Response(text.replace("<eos>", "") + tail, problem, finished)
         for text, problem in zip(texts, asked, strict=True)

@@ -155,6 +155,17 @@ def guided(steps: int) -> list[dict]:
     return lines
 
 
+def hybrid(steps: int) -> list[dict]:
+    """A run that learns from demonstrations beside its own completions."""
+    lines = rl(steps)
+    for line in lines:
+        done = line["step"] / steps
+        line |= {"demonstration_share": 1.0, "given_share": 0.3, "switched_share": 0.4 - 0.3 * done}
+        line |= {"given_loss": 1.5 - done, "policy_loss": -0.01, "given_prob": 0.5 + 0.3 * done}
+        line |= {"given_entropy": 0.6, "sft_weight": 0.28, "positive_weight": 0.18}
+    return lines
+
+
 def comparison(steps: int = 252) -> dict[str, list[dict]]:
     return {
         "SFT": run(steps, curio=False, seed=0),

@@ -31,6 +31,7 @@ def test_a_full_report_has_every_chart(tmp_path):
         "other methods": samples.other_methods(40),
         "RL": samples.rl(40),
         "guided": samples.guided(40),
+        "hybrid": samples.hybrid(40),
     }
     path = write(
         tmp_path,
@@ -41,7 +42,8 @@ def test_a_full_report_has_every_chart(tmp_path):
         config_text="seed: 0",
     )
     wanted = {f"plot-{chart.identifier}" for group in GROUPS for chart in group.charts}
-    assert set(figures(path)) == wanted | {"plot-tau-distribution-1", "plot-time-4", "plot-time-5"}
+    by_run = {"plot-tau-distribution-1", *(f"plot-time-{number}" for number in (4, 5, 6))}
+    assert set(figures(path)) == wanted | by_run
     text = path.read_text(encoding="utf-8")
     for part in ("Title", "A note.", "seed: 0", samples.TABLE["caption"], "token by token"):
         assert part in text

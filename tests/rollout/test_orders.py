@@ -65,7 +65,7 @@ def test_rows_of_any_age_and_limit(sampler, small):  # noqa: F811
     """Refills, rings that wrap around and grow, several prefills: as separate calls."""
     prompts = [p[:9] for p in many_prompts(11)] + [list(range(1, 19)) * 2]
     random = np.random.default_rng(8)
-    limits = [*random.choice([2, 9, 24], 11).tolist(), 24]
+    limits = [*random.choice([3, 24], 11).tolist(), 24]
     counts = random.integers(1, 4, 12).tolist()
     keys = random.integers(0, 1000, 12).tolist()
     settings = dataclasses.replace(SAMPLING, max_tokens=24, stop_ids=(0,))

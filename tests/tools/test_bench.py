@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-STEPS = ("sft_full", "curio_full")
+STEPS = ("sft_full", "curio_full", "fp8_full")
 FAST_COMPILER = "--xla_backend_optimization_level=0"
 MEASURED = ("matmul", "steps", "reference", "memory", "search", "figure6", "head", "export")
 

@@ -1,11 +1,14 @@
 """Programs that one run of a comparison leaves to the next."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache as cache
 
-from curiojax.training.compilation import compilation_cache, programs_folder
+from curiojax.training import compilation
+from curiojax.training.compilation import compilation_cache, programs_folder, trim
 
 
 @pytest.fixture
@@ -79,3 +82,23 @@ def test_without_a_folder_it_goes_on_without(hits, tmp_path):
         build(81)
         build(81)
     assert not hits
+
+
+def test_a_folder_too_large_loses_what_was_not_used_for_longest(tmp_path):
+    for name, day in (("new", 30), ("old", 10), ("older", 5), ("read since", 2)):
+        (tmp_path / name).write_bytes(bytes(100))
+        os.utime(tmp_path / name, (day * 86400, day * 86400))
+    os.utime(tmp_path / "read since", (40 * 86400, 2 * 86400))
+    (tmp_path / "folder").mkdir()
+    trim(tmp_path, 400)
+    assert len(list(tmp_path.iterdir())) == 5
+    trim(tmp_path, 250)
+    assert {path.name for path in tmp_path.iterdir()} == {"new", "read since", "folder"}
+
+
+def test_the_cache_is_trimmed_when_it_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(compilation, "LIMIT", 0)
+    with compilation_cache(tmp_path):
+        build(83)
+        assert list(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir())

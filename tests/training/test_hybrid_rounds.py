@@ -15,16 +15,16 @@ from tests.training.test_rounds import Engine, Grader, N, Tokenizer
 EOS, SHOWN = Tokenizer.eos_token_id, 100
 
 
-class ByKeys(Engine):
-    """Says in its log-probs which key each completion was drawn with."""
+class Counting(Engine):
+    """Draws as many completions of each prompt as it is asked for."""
 
-    def __init__(self):
-        super().__init__()
-        self.keys = []
+    def generate(self, prompts, sampling, seed, *, on_group=None, keys=None, counts=None, **more):
+        self.asked = keys or list(range(len(prompts))), counts or [sampling.n] * len(prompts)
 
-    def generate(self, prompts, sampling, seed, *, on_group=None, keys=None):
-        self.keys.append(list(range(len(prompts))) if keys is None else keys)
-        return super().generate(prompts, sampling, seed, on_group=on_group)
+        def cut(index, completions):
+            on_group(index, completions[: self.asked[1][index]])
+
+        super().generate(prompts, sampling, seed, on_group=cut)
 
 
 class Expert(Grader):
@@ -60,7 +60,7 @@ def collect(name, shown, *overrides, easy=(), hard=()):
             *overrides,
         ],
     )
-    engine, data = ByKeys(), prompts(shown)
+    engine, data = Counting(), prompts(shown)
     made = Collector(config, data, engine, Expert(easy=easy, hard=hard), Tokenizer())
     return config, data, engine, made.collect(0, version=3)
 
@@ -83,9 +83,8 @@ def test_who_is_in_a_group(name):
             assert (group.given[-1], last.log_probs, last.version) == (3, [0.0] * 3, 3)
             assert last.finish_reason == ("length" if group.prompt == 7 else "stop")
             assert group.grades[-1].reward == float(group.prompt % 2 == 0)
-    # Of two calls none repeats the draws of the other.
-    keys = [key for call in engine.keys for key in call]
-    assert sorted(keys) == list(range(12)) and len(engine.keys) == (1 if beside else 2)
+    keys, counts = engine.asked
+    assert keys == list(range(12)) and sum(counts) == 12 * N - len(shown) * (not beside)
 
 
 def test_grpo_looks_at_no_demonstration():

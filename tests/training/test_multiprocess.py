@@ -165,9 +165,16 @@ def test_a_signal_to_one_process_saves_and_ends_both(folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["configs/qwen2.5-math-7b/grpo.yaml"], "stage: grpo runs in one process"),
         (
-            ["configs/qwen2.5-math-7b/sft.yaml", "evaluation.every=1"],
+            ["configs/qwen2.5-math-7b/grpo.yaml", "rollout.engine=sampler"],
+            "stage: grpo runs in one process",
+        ),
+        (
+            [
+                "configs/qwen2.5-math-7b/sft.yaml",
+                "evaluation.every=1",
+                "evaluation.benchmarks=[aime24]",
+            ],
             "evaluation.every: a run of several processes is not evaluated",
         ),
         (["configs/quickstart.yaml"], "compare: a comparison runs in one process"),

@@ -25,7 +25,7 @@ from tests.training.test_policy_step import (
     trajectories,
 )
 
-COEF, SHARE = 0.1, 0.3
+COEF, SHARE = 0.1, 0.4
 FIELDS = {"clip_low": 0.05, "clip_high": 0.1, "dual_clip": 1.3}
 OBJECTIVE = (
     f"objective={{name: prefix_rft, clip_low: 0.05, clip_high: 0.1, dual_clip: 1.3, "
@@ -105,6 +105,8 @@ def written_out(state, *, on_policy):
     prefix = np.concatenate([h[: t.given] for t, h in zip(found, certain, strict=True)])
     threshold = np.quantile(prefix, 1 - SHARE)
     assert np.abs(prefix - threshold).min() > 1e-4  # rounding decides nothing
+    of_all = np.quantile(np.concatenate(certain), 1 - SHARE)
+    assert ((prefix >= threshold) != (prefix >= of_all)).any()
 
     value, kept, clipped, d_logits = 0.0, 0, 0, np.zeros(now.shape)
     rows = zip(found, labels_only(now), labels_only(then), certain, strict=True)

@@ -60,8 +60,10 @@ def replace_fields(objective, **changes):
 
 
 def test_a_draw_depends_on_seed_step_and_prompt():
+    even = PrefixRft(prefix_low_start=0.2, prefix_low_end=0.2)  # the ends stay where they are
+
     def draw(seed, step, prompt):
-        return prefix_ratio(OTHER, seed, step, 1000, prompt)
+        return prefix_ratio(even, seed, step, 1000, prompt)
 
     seen = {draw(s, t, p) for s in range(5) for t in range(5) for p in range(20)}
     assert len(seen) == 500

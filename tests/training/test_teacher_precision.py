@@ -21,13 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from curiojax.evaluation.countdown import base_tokenizer
 
 from curiojax import models
 from curiojax.config import Checkpoint, load_config
 from curiojax.data.pipeline import build_dataset
 from curiojax.data.worlds import BASE_MODEL, demonstrations
 from curiojax.errors import ConfigError
+from curiojax.evaluation.worlds import world_tokenizer
 from curiojax.sharding import make_mesh
 from curiojax.training import memory
 from curiojax.training.checkpoint import Checkpoints
@@ -85,7 +85,7 @@ def countdown(tmp_path_factory):
     config = recipe("same").config
     data = build_dataset(
         config.data,
-        base_tokenizer(),
+        world_tokenizer(BASE_MODEL),
         seed=0,
         sequences_per_step=64,
         rows_per_microbatch=64,

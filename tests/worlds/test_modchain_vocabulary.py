@@ -28,7 +28,8 @@ def tokenizer(tmp_path_factory):
 def test_prompts_survive_and_take_the_promised_number_of_tokens(tokenizer, kind):
     for problem in evaluation_problems(kind, 100, seed=1):
         ids = tokenizer(problem.prompt).input_ids
-        assert len(ids) == problem.prompt_tokens == 2 * modchain.OPERATIONS[kind] + 2
+        assert len(ids) == problem.prompt_tokens
+        assert len(ids) - problem.prompt.endswith(")") == 2 * modchain.OPERATIONS[kind] + 2
         assert ids == vocabulary.encode(problem.prompt)
         assert tokenizer.decode(ids) == vocabulary.decode(ids) == problem.prompt
 
@@ -45,14 +46,14 @@ def test_responses_survive_and_take_the_promised_number_of_tokens(tokenizer):
 
 def test_every_word_is_one_token(tokenizer):
     words = vocabulary.vocabulary()
-    assert len(words) == len(set(words)) == len(tokenizer) == 128
+    assert len(words) == len(set(words)) == len(tokenizer) == 96
     for index, word in enumerate(words):
         assert tokenizer(word).input_ids == [index]
 
 
 def test_the_base_models_data_are_right_lines_without_an_answer():
     tokens, is_response = trajectories.random_sequences(np.random.default_rng(0), 600)
-    assert tokens.shape == is_response.shape == (600, 33) and tokens.dtype == np.int32
+    assert tokens.shape == is_response.shape == (600, 34) and tokens.dtype == np.int32
     ids, operations, several = vocabulary.token_ids(), set(), 0
     for row, mask in zip(tokens, is_response, strict=True):
         first, last = np.flatnonzero(mask)[[0, -1]]
@@ -61,11 +62,12 @@ def test_the_base_models_data_are_right_lines_without_an_answer():
         prompt, response = vocabulary.decode(row[:first]), vocabulary.decode(row[first : last + 1])
         finished = response.endswith("<eos>")
         assert finished or mask.sum() == trajectories.RESPONSE_TOKENS
-        assert not {"<eos>", " </think>", " \\boxed{"} & set(response.split()[:-1])
+        assert response.count("<eos>") == finished
+        assert "</think>" not in response and "boxed" not in response
         judged = check_lines(response.removesuffix("<eos>"), prompt, finished=finished)
         assert judged.failure == (None if finished else "unfinished")
-        operations.add(first // 2 - 1)
-        several += finished and response.count("=") < first // 2 - 1
+        operations.add((first - 2) // 2)
+        several += finished and response.count("=") < (first - 2) // 2
     assert operations == set(trajectories.OPERATIONS)
     assert 100 < several < 400
 
@@ -73,7 +75,7 @@ def test_the_base_models_data_are_right_lines_without_an_answer():
 def test_held_out_expressions_are_not_drawn():
     tokens, is_response = trajectories.random_sequences(np.random.default_rng(1), 400)
     for row, mask in zip(tokens, is_response, strict=True):
-        text = vocabulary.decode(row[: mask.argmax()]).removeprefix("mod10 ")
+        text = vocabulary.decode(row[: mask.argmax()]).removeprefix("mod10:")
         digest = hashlib.sha256(f"curiojax modchain {text}".encode()).digest()
         assert int.from_bytes(digest[:4], "big") >= 0.18 * 2**32
     again = trajectories.random_sequences(np.random.default_rng(1), 400)

@@ -32,7 +32,7 @@ def worth(text):
 
 def _plain(text):
     """A number, or two joined by an operator; a minus in front of a number belongs to it."""
-    match = re.fullmatch(r"(-?\d+)(?: ([-+*]) (-?\d+))?", text)
+    match = re.fullmatch(r"(-?\d+)(?:([-+*])(-?\d+))?", text)
     left, operator, right = match.groups()
     if operator is None:
         return left
@@ -41,14 +41,14 @@ def _plain(text):
 
 
 def lines_of(response):
-    head, _, _ = response.partition(" </think>")
-    return [line.strip() for line in head.split("=")[1:]]
+    head, _, _ = response.partition("</think>")
+    return head.split("=")[1:]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_right_answer_is_what_plain_integers_make(kind):
     for problem in evaluation_problems(kind, 200, seed=3):
-        start, text = problem.prompt.split(" ", 1)
+        start, text = problem.prompt.split(":")
         assert start == "mod10"
         assert problem.ground_truth == str(worth(text))
 
@@ -59,23 +59,23 @@ def test_every_line_of_a_demonstration_has_the_same_worth(expert, q):
         truth = int(item.problem.ground_truth)
         lines = lines_of(item.response)
         assert [worth(line) for line in lines] == [truth] * len(lines)
-        assert item.response.endswith(rf"= {truth} </think> \boxed{{ {truth} }}")
+        assert item.response.endswith(rf"={truth}</think>\boxed{{{truth}}}")
         assert check_lines(item.response, item.problem.prompt) == (True, None)
 
 
 def test_worked_examples():
     expression = Node("*", Node("+", 3, 4), Node("*", Node("-", 2, 9), 5))
-    assert modchain.render(expression) == "(3 + 4) * ((2 - 9) * 5)"
+    assert modchain.render(expression) == "(3+4)*((2-9)*5)"
     text = modchain.response_text(canonical_lines(expression))
     assert text == (
-        "= 7 * ((2 - 9) * 5) = 7 * (3 * 5) = 7 * 5 = 5 </think> \\boxed{ 5 }"
+        "=7*((2-9)*5)=7*(3*5)=7*5=5</think>\\boxed{5}"
     )  # fmt: skip
     text = modchain.response_text(parallel_lines(expression), with_answer=False)
-    assert text == "= 7 * (3 * 5) = 7 * 5 = 5"
+    assert text == "=7*(3*5)=7*5=5"
     # A zero takes the whole bracket along, whatever is in it, and the outermost comes first.
     zero = Node("+", Node("*", Node("-", 1, Node("*", 2, 3)), 0), Node("+", 7, 5))
-    assert modchain.render(parallel_lines(zero)[0]) == "0 + 2"
-    assert modchain.render(canonical_lines(zero)[0]) == "((1 - 6) * 0) + (7 + 5)"
+    assert modchain.render(parallel_lines(zero)[0]) == "0+2"
+    assert modchain.render(canonical_lines(zero)[0]) == "((1-6)*0)+(7+5)"
 
 
 def test_reductions_are_all_those_that_a_reader_finds():
@@ -124,7 +124,7 @@ def _operands(text):
     for place, letter in enumerate(text):
         depth += (letter == "(") - (letter == ")")
         if depth == 0 and letter in "+-*":
-            return text[: place - 1], letter, text[place + 2 :]
+            return text[:place], letter, text[place + 1 :]
     return None
 
 
@@ -153,7 +153,7 @@ def _lengths(expression, tokens=5):
             if any(a != b and b[: len(a)] == a for a in paths for b in paths):
                 continue
             after = modchain.apply(expression, chosen)
-            words = len(modchain.render(after).split()) + 1
+            words = 2 * modchain.count_operations(after) + 2
             if tokens + words <= 19:
                 yield from _lengths(after, tokens + words)
 
@@ -166,7 +166,7 @@ def test_the_split_is_by_expression_and_never_changes():
     fixed = [Node(op, 3, Node("+", a, 7)) for op in "+-*" for a in range(10)]
     # The shipped base model has not seen exactly these.
     held_out = [modchain.render(e) for e in fixed if modchain.is_held_out(e)]
-    assert held_out[:3] == ["3 + (0 + 7)", "3 - (6 + 7)", "3 - (7 + 7)"]
+    assert held_out == ["3+(5+7)", "3-(2+7)", "3-(5+7)", "3-(9+7)", "3*(1+7)"]
     for kind in KINDS:
         problems = evaluation_problems(kind, 40, seed=2)
         assert all(modchain.is_held_out(p.expression) for p in problems)
@@ -199,9 +199,9 @@ def test_random_chains_take_every_way():
     rng = np.random.default_rng(0)
     first = {modchain.render(random_lines(rng, expression)[0]) for _ in range(200)}
     assert first == {
-        "6 + ((4 + 5) - 6)",
-        "(2 * 3) + (9 - 6)",
-        "6 + (9 - 6)",
+        "6+((4+5)-6)",
+        "(2*3)+(9-6)",
+        "6+(9-6)",
     }
 
 
@@ -212,7 +212,7 @@ def test_wrong_arguments_are_named():
         demonstrations("two", q=-0.1)
 
 
-def test_no_word_has_more_brackets_than_the_vocabulary():
+def test_no_place_has_more_brackets_than_the_vocabulary():
     rng = np.random.default_rng(2)
     for _ in range(300):
         expression = modchain.draw_expression(rng, 7)
@@ -222,5 +222,5 @@ def test_no_word_has_more_brackets_than_the_vocabulary():
 
 def test_the_prompt_of_a_problem_counts_its_tokens():
     problem = Problem(Node("*", Node("+", 3, 4), 5))
-    assert problem.prompt == "mod10 (3 + 4) * 5"
+    assert problem.prompt == "mod10:(3+4)*5"
     assert (problem.prompt_tokens, problem.ground_truth, problem.world) == (6, "5", "modchain")

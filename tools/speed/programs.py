@@ -21,7 +21,12 @@ from speed.worker import Channel, take_turns
 
 # The paper's objective, without the gate that Figure 6 does not have either.
 CURIO = {"name": "curio", "gate_entropy": None}
-OBJECTIVES = {"sft": {"name": "sft"}, "curio": CURIO, "self": {**CURIO, "teacher": "self"}}
+OBJECTIVES = {
+    "sft": {"name": "sft"},
+    "curio": CURIO,
+    "self": {**CURIO, "teacher": "self"},
+    "fp8": CURIO,  # its teacher's layers are multiplied in eight bits
+}
 STEP_SIZE = {"learning_rate": 1e-4, "warmup_steps": 0, "schedule": "constant"}
 
 
@@ -37,6 +42,8 @@ def recipe_of(size: Size, objective: str, remat: str) -> Recipe:
     for key, value in values.items():
         section = value.items() if isinstance(value, dict) else [(None, value)]
         overrides += [f"{key}.{name}={x}" if name else f"{key}={x}" for name, x in section]
+    if objective == "fp8":
+        overrides.append("teacher.precision=fp8")
     config = load_config(None, overrides)
     model = dataclasses.replace(size.model, remat=remat)
     return Recipe(config, model, make_mesh(devices=jax.devices()[:1]), total_steps=1000)

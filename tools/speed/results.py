@@ -57,6 +57,8 @@ RATIOS: dict[str, tuple[str, tuple[str, float] | None]] = {
     ),
     "curio_to_sft_full": ("step time, CurioSFT / SFT, both with full remat", ("<=", 1.18)),
     "curio_to_sft_dots": ("step time, CurioSFT / SFT, both with matmul outputs saved", None),
+    "fp8_to_sft_full": ("step time, CurioSFT with an fp8 teacher / SFT, full remat", ("<=", 1.18)),
+    "fp8_to_sft_dots": ("step time, CurioSFT with an fp8 teacher / SFT, products saved", None),
     "self_to_sft_full": ("step time, CurioSFT with teacher=self / SFT, full remat", ("<=", 1.03)),
     "self_to_sft_dots": ("step time, CurioSFT with teacher=self / SFT, matmul outputs saved", None),
     "search_share": ("temperature search / step time, CurioSFT with full remat", ("<=", 0.02)),
@@ -108,6 +110,7 @@ def ratios(results: Results, counts: dict[str, int], size: Size) -> Results:
     add("curio_fastest_to_sft_full", "steps.sft_full", fastest)
     for remat in ("full", "dots"):
         add(f"curio_to_sft_{remat}", f"steps.curio_{remat}", f"steps.sft_{remat}")
+        add(f"fp8_to_sft_{remat}", f"steps.fp8_{remat}", f"steps.sft_{remat}")
         add(f"self_to_sft_{remat}", f"steps.self_{remat}", f"steps.sft_{remat}")
     # The search is timed on a few tokens; a step has this many times as many.
     scale = counts["trained"] / size.search_tokens

@@ -19,6 +19,7 @@ from speed.sizes import Size
 from speed.worker import SETUP_UNITS
 
 STEP_VARIANTS = ("sft_full", "curio_full", "self_full", "sft_dots", "curio_dots", "self_dots")
+ON_A_GPU = ("fp8_full", "fp8_dots")  # a CPU has no units for it
 # Members of a group take turns where they fit side by side.
 GROUPS = (
     ("matmul",),
@@ -70,6 +71,10 @@ class Session:
         self.arrays = self.folder / "rows.npz"
         np.savez(self.arrays, **arrays)
 
+    @property
+    def step_variants(self) -> tuple[str, ...]:
+        return STEP_VARIANTS + (ON_A_GPU if self.gpu else ())
+
     def run(self, names: Sequence[str]) -> dict[str, Outcome]:
         """The outcomes of a group, or of those of its members that are asked for."""
         if "memory" in names and not self.reports_memory:
@@ -85,7 +90,13 @@ class Session:
         """How much of the progress bar a measurement takes."""
         if name in ("memory", "start"):
             return len(self._jobs(name)) * SETUP_UNITS
-        variants = {"matmul": 3, "steps": 6, "search": 3, "head": 2, "decode": 2}.get(name)
+        variants = {
+            "matmul": 3,
+            "steps": len(self.step_variants),
+            "search": 3,
+            "head": 2,
+            "decode": 2,
+        }.get(name)
         return (variants or len(self._jobs(name))) * (SETUP_UNITS + self.repeats)
 
     def _workers(self, name: str) -> list[Worker]:
@@ -123,9 +134,9 @@ class Session:
                     }
                 ]
             case "steps":
-                return [{**rows, "variants": STEP_VARIANTS}]
+                return [{**rows, "variants": self.step_variants}]
             case "memory":
-                return [{**rows, "variant": variant} for variant in STEP_VARIANTS]
+                return [{**rows, "variant": variant} for variant in self.step_variants]
             case "start":
                 cache = {"cache": str(self.folder / "start")}
                 return [{**size, **cache, "variant": which} for which in ("cold", "warm")]

@@ -123,7 +123,7 @@ def forward_flops(size: Size, tokens: int, trained: int, pairs: int) -> float:
 
 # Model work of a step in forward passes: three for the student, one more for a second model. What
 # rematerialisation repeats is no model work.
-PASSES = {"sft": 3, "self": 3, "curio": 4}
+PASSES = {"sft": 3, "self": 3, "curio": 4, "fp8": 4}
 
 
 def describe(size: Size) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Training steps: SFT, CurioSFT and CurioSFT with the student as its own teacher."""
+"""Training steps: SFT, CurioSFT, with a teacher in eight bits, and with the student as its own."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 import jax
 
 from curiojax.training.compilation import compilation_cache
-from curiojax.training.state import TrainState
+from curiojax.training.state import TrainState, persistent_state
 from curiojax.training.step import Step, compile_step
+from curiojax.training.teacher import QuantisedTeacher
 from speed.programs import (
     batches_of,
     compiled_bytes,
@@ -30,7 +31,7 @@ Job = dict[str, Any]
 VARIANTS = {
     f"{objective}_{remat}": (objective, remat)
     for remat in ("full", "dots")
-    for objective in ("sft", "curio", "self")
+    for objective in ("sft", "curio", "self", "fp8")
 }
 FIRST = "curio_full"  # its first steps are compared with the reference's
 FIRST_STEPS = 3
@@ -40,13 +41,23 @@ class Shared:
     """One state for all variants: each takes what it needs of it, so that memory holds it once."""
 
     def __init__(self, state: TrainState, batches: list[Any]):
-        self.state, self.batches = state, batches
+        self.state, self.batches = persistent_state(state), batches
+        self.quantised: Any = None
 
     def step(self, step: Step) -> Any:
-        follows = step.recipe.teacher is not None
-        given = self.state if follows else self.state._replace(teacher=())
-        state, scalars = step(given, self.batches)
-        self.state = state if follows else state._replace(teacher=self.state.teacher)
+        teacher = step.recipe.teacher
+        if teacher is None:
+            state, scalars = step(self.state._replace(teacher=()), self.batches)
+            self.state = state._replace(teacher=self.state.teacher)
+        elif teacher.quantise is None:
+            self.state, scalars = step(self.state, self.batches)
+        else:
+            if self.quantised is None:
+                self.quantised = jax.jit(teacher.quantise)(self.state.teacher.params)
+            plain = self.state.teacher
+            whole = QuantisedTeacher(plain.params, plain.count, self.quantised)
+            state, scalars = step(self.state._replace(teacher=whole), self.batches)
+            self.state, self.quantised = persistent_state(state), state.teacher.quantised
         return self.state, scalars
 
 
@@ -89,7 +100,7 @@ def steps(channel: Channel, job: Job) -> dict[str, Any]:
             except Exception as error:
                 found[name]["failed"] = reason_of(error)
                 if any(x.is_deleted() for x in jax.tree.leaves(shared.state)):
-                    shared.state = random_state(recipe, size)
+                    shared.state, shared.quantised = random_state(recipe, size), None
             else:
                 found[name] |= {"losses": losses} if name == FIRST else {}
                 runs[name] = run

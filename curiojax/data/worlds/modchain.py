@@ -1,15 +1,16 @@
 r"""Mod-chain reduction: expressions over the integers modulo 10, rewritten line by line.
 
 An expression is a number from 0 to 9, or two expressions joined by +, - or * and, unless it is the
-whole, in brackets. The prompt is `mod10 (3 + 4) * ((2 - 9) * 5)`. A response is a chain of equal
+whole, in brackets. The prompt is `mod10:(3+4)*((2-9)*5)`. A response is a chain of equal
 expressions that ends in a number. A line replaces one or more separate sub-expressions of the line
 before: two numbers by their result, or `0 * X`, whatever X is, by 0. The expert's full response is
 a line per reduction and the answer:
 
-    = 7 * ((2 - 9) * 5) = 7 * (3 * 5) = 7 * 5 = 5 </think> \boxed{ 5 } <eos>
+    =7*((2-9)*5)=7*(3*5)=7*5=5</think>\boxed{5}<eos>
 
-Brackets belong to the word of their number, so a line with n operations has 2 n + 1 tokens besides
-its `=`. Every order ends in the same number, so *where* to reduce and *how much* in one line are
+All that stands between two numbers is one token, `)*((` for instance, so a line with n operations
+has 2 n + 2 tokens, and two numbers with nothing but an operator between them can be reduced. Every
+order ends in the same number, so *where* to reduce and *how much* in one line are
 free choices (forks), and what two numbers make is a fact.
 
 Orders differ in length, and a response may have 19 tokens. Reducing one place per line, the three
@@ -23,6 +24,7 @@ A fixed 18 % of the expressions is held out from all training data, told by a ha
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Literal, NamedTuple
@@ -31,11 +33,11 @@ import numpy as np
 
 MODULUS = 10
 OPERATORS = "+-*"
-MOST_BRACKETS = 3  # that one number's word can have
+MOST_BRACKETS = 3  # of one kind between two numbers
 HELD_OUT_SHARE = 0.18
 
 PAD, EOS = "<pad>", "<eos>"
-START, EQUALS = f"mod{MODULUS}", "="
+START, EQUALS = f"mod{MODULUS}:", "="
 END, BOX, CLOSE = "</think>", "\\boxed{", "}"
 OPERATIONS = {"id": 3, "hard": 5, "longer": 6}
 TAIL_TOKENS = 5  # the answer and the end of the sequence
@@ -64,7 +66,7 @@ class Problem(NamedTuple):
     @property
     def prompt(self) -> str:
         """The prompt's text."""
-        return f"{START} {render(self.expression)}"
+        return f"{START}{render(self.expression)}"
 
     @property
     def ground_truth(self) -> str:
@@ -78,8 +80,8 @@ class Problem(NamedTuple):
 
     @property
     def prompt_tokens(self) -> int:
-        """Tokens of the prompt."""
-        return 2 * count_operations(self.expression) + 2
+        """Tokens of the prompt; brackets at its end are one more."""
+        return 2 * count_operations(self.expression) + 2 + self.prompt.endswith(")")
 
 
 class Move(NamedTuple):
@@ -116,7 +118,7 @@ def render(expression: Expression) -> str:
     """The text of an expression; all but the whole is in brackets."""
     if isinstance(expression, int):
         return str(expression)
-    return f"{_inner(expression.left)} {expression.operator} {_inner(expression.right)}"
+    return f"{_inner(expression.left)}{expression.operator}{_inner(expression.right)}"
 
 
 def response_text(lines: Sequence[Expression], *, with_answer: bool = True) -> str:
@@ -126,8 +128,8 @@ def response_text(lines: Sequence[Expression], *, with_answer: bool = True) -> s
       lines: the expressions after the prompt's, of which the last one is a number.
       with_answer: whether the answer follows; the base model's data leave it out.
     """
-    text = " ".join(f"{EQUALS} {render(line)}" for line in lines)
-    return f"{text} {END} {BOX} {lines[-1]} {CLOSE}" if with_answer else text
+    text = "".join(f"{EQUALS}{render(line)}" for line in lines)
+    return f"{text}{END}{BOX}{lines[-1]}{CLOSE}" if with_answer else text
 
 
 def response_tokens(lines: Sequence[Expression]) -> int:
@@ -200,7 +202,7 @@ def is_held_out(expression: Expression) -> bool:
 def draw_expression(rng: np.random.Generator, operations: int) -> Node:
     """A random expression; how its operations are shared between left and right is random too.
 
-    Drawn anew while a number has more brackets than there are words for.
+    Drawn anew while there are more brackets in one place than there are tokens for.
     """
     while True:
         drawn = _draw(rng, operations)
@@ -247,5 +249,4 @@ def _draw(rng: np.random.Generator, operations: int) -> Expression:
 
 
 def _most_brackets(expression: Node) -> int:
-    text = render(expression).split()
-    return max(max(word.count("("), word.count(")")) for word in text)
+    return max(map(len, re.findall(r"\(+|\)+", render(expression))), default=0)

@@ -13,7 +13,7 @@ OPERATIONS = (2, 3, 4, 5)
 PARALLEL, ALONG = 0.5, 0.6
 # One reduction per line needs this for up to four operations; of five, the end is cut off.
 RESPONSE_TOKENS = 21
-SHORTEST_PROMPT, PROMPT_TOKENS = 2 * OPERATIONS[0] + 2, 2 * OPERATIONS[-1] + 2
+SHORTEST_PROMPT, PROMPT_TOKENS = 2 * OPERATIONS[0] + 2, 2 * OPERATIONS[-1] + 3
 
 
 def random_lines(rng: np.random.Generator, expression: Expression) -> list[Expression]:
@@ -46,7 +46,7 @@ def random_sequences(rng: np.random.Generator, count: int) -> tuple[np.ndarray, 
       count: number of sequences.
 
     Returns:
-      int32 [count, 33] token ids: prompt, lines, the end of the sequence, padding. The same shape
+      int32 [count, 34] token ids: prompt, lines, the end of the sequence, padding. The same shape
       bool: what is response.
     """
     tokens = np.full((count, PROMPT_TOKENS + RESPONSE_TOKENS), token_ids()[modchain.PAD], np.int32)

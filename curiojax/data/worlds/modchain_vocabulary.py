@@ -1,7 +1,8 @@
-"""The vocabulary of the mod-chain world: a number and the brackets at it are one word."""
+"""The vocabulary of the mod-chain world: numbers, and whatever can stand between two of them."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -20,38 +21,43 @@ from curiojax.data.worlds.modchain import (
 )
 from curiojax.data.worlds.tokenizer_files import save_word_tokenizer
 
-# A size that splits evenly over 2, 4, 8, 16, 32 or 64 devices.
-VOCABULARY_SIZE = 128
+# A size that splits evenly over 2, 4, 8, 16 or 32 devices.
+VOCABULARY_SIZE = 96
+
+_TOKEN = re.compile(
+    rf"\)*[-+*=]\(*|{START}\(*|\d|\)+|{re.escape(END)}|{re.escape(BOX)}|{re.escape(CLOSE)}"
+)
 
 
 @cache
 def vocabulary() -> tuple[str, ...]:
-    """All 128 tokens in the order of their ids; the last few are reserved and never used.
-
-    A prompt starts with `mod10` and a response with `=`; all other words follow a space.
-    """
-    brackets = range(1, MOST_BRACKETS + 1)
+    """All 96 tokens in the order of their ids; the last few are reserved and never used."""
+    brackets = range(MOST_BRACKETS + 1)
     words = [
-        *(f" {number}" for number in range(MODULUS)),
-        *(f" {'(' * k}{number}" for k in brackets for number in range(MODULUS)),
-        *(f" {number}{')' * k}" for k in brackets for number in range(MODULUS)),
-        *(f" {word}" for word in (*OPERATORS, EQUALS, END, BOX, CLOSE)),
+        *(PAD, EOS, END, BOX, CLOSE),
+        *(str(number) for number in range(MODULUS)),
+        *(")" * k for k in brackets if k),
+        *(START + "(" * k for k in brackets),
+        *(
+            ")" * i + operator + "(" * k
+            for operator in (*OPERATORS, EQUALS)
+            for i in brackets
+            for k in brackets
+        ),
     ]
-    words = [PAD, EOS, START, EQUALS, *words]
     reserved = VOCABULARY_SIZE - len(words)
     return (*words, *(f"<reserved_{k}>" for k in range(reserved)))
 
 
 @cache
 def token_ids() -> dict[str, int]:
-    """The id of every token; a token that continues a text starts with a space."""
+    """The id of every token."""
     return {token: index for index, token in enumerate(vocabulary())}
 
 
 def encode(text: str) -> list[int]:
-    """The ids of a prompt or a response, as the tokenizer has them."""
-    ids, words = token_ids(), text.split()
-    return [ids[words[0]], *(ids[f" {word}"] for word in words[1:])]
+    """The ids of a prompt or a response, as the tokenizer has them: the longest tokens."""
+    return [token_ids()[word] for word in _TOKEN.findall(text)]
 
 
 def decode(tokens: Sequence[int]) -> str:

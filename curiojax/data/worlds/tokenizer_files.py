@@ -1,4 +1,4 @@
-"""A vocabulary of whole words as an ordinary Hugging Face fast tokenizer.
+"""A vocabulary of whole words, longest first, as an ordinary Hugging Face fast tokenizer.
 
 All words are "added tokens" of a byte-level BPE tokenizer without merges: transformers 5 rebuilds
 the tokenizer of any Qwen2 checkpoint that way and would ignore another kind of model or
@@ -18,13 +18,13 @@ EOS, PAD = "<eos>", "<pad>"
 def save_word_tokenizer(path: str | Path, vocabulary: Sequence[str]) -> None:
     """Writes the tokenizer's files into a folder, for `transformers.AutoTokenizer`.
 
-    Text made of known words joined by single spaces survives encoding and decoding unchanged. There
+    Text made of tokens of the vocabulary survives encoding and decoding unchanged. There
     is no beginning-of-sequence token and encoding adds nothing.
 
     Args:
       path: the folder.
-      vocabulary: all tokens in the order of their ids, `<pad>` and `<eos>` among them. Those that
-        start with `<` are special: decoding can leave them out.
+      vocabulary: all tokens in the order of their ids, `<pad>` and `<eos>` among them. These two
+        and `<reserved_...>` are special: decoding can leave them out.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -33,7 +33,10 @@ def save_word_tokenizer(path: str | Path, vocabulary: Sequence[str]) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_tokens(
-        [AddedToken(t, normalized=False, special=t.startswith("<")) for t in vocabulary]
+        [
+            AddedToken(t, normalized=False, special=t in (PAD, EOS) or t.startswith("<reserved"))
+            for t in vocabulary
+        ]
     )
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
