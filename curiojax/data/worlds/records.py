@@ -10,7 +10,7 @@ from curiojax.data.worlds.interface import Demonstration, Problem
 
 
 def write_parquet(path: str | Path, items: Sequence[Demonstration | Problem]) -> None:
-    """Writes records in the verl / LUFFY schema; bare problems have no `target`.
+    """Writes records in the verl / LUFFY schema; bare problems get no `target` column.
 
     Columns: `data_source`, `prompt` and `target` (lists of {role, content}), `ability`,
     `reward_model` {ground_truth, style}, `extra_info` {index, split, strategy}. The ground truth is
