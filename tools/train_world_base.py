@@ -35,6 +35,7 @@ from curiojax.progress import bar, print_pairs
 # The usual 0.02 suits models far wider than these, whose 1 / sqrt(64) is 0.125; starting five
 # times higher saves about a third of the steps.
 KERNEL_STDDEV = 0.1
+STEPS = {"countdown": 1100, "modchain": 2400}
 BATCH_SIZE = {"countdown": 256, "modchain": 128}
 PROMPTS = {
     "countdown": {"id": 256, "hard": 768},
@@ -124,19 +125,20 @@ def main() -> None:
     )
     parser.add_argument("--world", choices=WORLDS, required=True)
     parser.add_argument("--output-dir", type=Path, help="default: where the package has it")
-    parser.add_argument("--steps", type=int, default=1100)
+    parser.add_argument("--steps", type=int, help="default: 1100, for modchain 2400")
     parser.add_argument("--batch-size", type=int, help="default: 256, for modchain 128")
     parser.add_argument("--learning-rate", type=float, default=6e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     world, data = embedded_world(args.world), base_data(args.world)
-    output, batch_size = args.output_dir or world.base_model, args.batch_size
-    batch_size = batch_size or BATCH_SIZE[world.name]
+    output = args.output_dir or world.base_model
+    steps = args.steps or STEPS[world.name]
+    batch_size = args.batch_size or BATCH_SIZE[world.name]
 
     start = time.perf_counter()
     params, loss = train(
         data,
-        steps=args.steps,
+        steps=steps,
         batch_size=batch_size,
         learning_rate=args.learning_rate,
         seed=args.seed,
@@ -152,7 +154,7 @@ def main() -> None:
     scores = evaluate_world(world, params, config, tokenizer, prompts=PROMPTS[world.name])
     quality = {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
-        "steps": args.steps,
+        "steps": steps,
         "batch_size": batch_size,
         "learning_rate": args.learning_rate,
         "seed": args.seed,

@@ -8,7 +8,7 @@ import pytest
 from curiojax.data.worlds.modchain_demonstrations import MODCHAIN, demonstrations
 from curiojax.evaluation import world_verdicts
 from curiojax.evaluation.world_verdicts import Response, judge
-from curiojax.evaluation.worlds import evaluate_world, grade, sample_problems, world_tokenizer
+from curiojax.evaluation.worlds import evaluate_world, grade, world_tokenizer
 from curiojax.models import load_pretrained
 from curiojax.rewards.pool import Item
 from curiojax.rollout.sampler import Completion
@@ -52,18 +52,15 @@ def test_answers_are_compared_by_math_verify_and_lines_are_followed(item):
         assert tuple(verdict) == expected, text
 
 
-def test_only_the_endings_are_graded_and_grades_are_those_of_the_whole_texts(base):
-    config, params = base
-    tokenizer = world_tokenizer(MODCHAIN.base_model)
-    problems = MODCHAIN.evaluation_problems("id", 6, seed=5)
-    rows = sample_problems(params, config, tokenizer, problems, max_new_tokens=19, samples=4)
-    texts = tokenizer.batch_decode([c.tokens for row in rows for c in row])
-    asked = [problem for problem in problems for _ in range(4)]
-    tails = ["", r"</think>\boxed{5}", r"</think><think> </think>\boxed{5}", "<think>"]
+def test_only_the_endings_are_graded_and_grades_are_those_of_the_whole_texts():
+    tails = ["", r"</think>\boxed{5}", r"</think>\boxed{5", r"</think><think></think>\boxed{5}"]
+    heads = ["", "=1+4=5", "=(2+3)*1", "<think>=1+4=5", r"=5\boxed{5}", "=4=9=</think>"]
+    items = demonstrations("two", q=0.5, count=6, seed=4)
     responses = [
-        Response(text.replace("<eos>", "") + tail, problem, finished)
-        for text, problem in zip(texts, asked, strict=True)
+        Response(head + tail, item.problem, finished)
+        for head in (*heads, *(i.response.partition("</think>")[0] for i in items))
         for tail in tails
+        for item in (items[0], items[-1])  # whose answers are 1 and 5
         for finished in (True, False)
     ]
     pool = world_verdicts._pool("math", "strict")
@@ -90,7 +87,7 @@ def test_the_shipped_base_calculates_but_has_no_format(base):
     quality = json.loads((MODCHAIN.base_model / "quality.json").read_text())["evaluation"]
     for key, wide in {
         "search_id_pass1": 0.1,
-        "search_id_pass16": 0.1,
+        "search_id_pass16": 0.2,
         "search_hard_pass1": 0.08,
         "search_hard_pass16": 0.29,  # four standard errors of 48 problems
         "entropy": 0.06,
