@@ -78,12 +78,12 @@ class RunConfig(Section):
     Attributes:
       preset: `paper` or `released`: see `curiojax.stages`.
       stage: `sft`, which learns from a data file's responses, or `grpo`, which learns from rewards
-        of the model's own.
+        of the model's own, and with some objectives from responses as well.
       epochs, steps: passes over the data, or optimiser updates; not both. In RL a step is one round
         of sampling and the updates made from it, 500 by default.
       sequences_per_step: records per update, over all devices.
       prompts_per_step: prompts that are sampled from in one step of RL.
-      rollouts_per_prompt: completions of each.
+      rollouts_per_prompt: completions of each; of `luffy` and `rl_plus` a demonstration is one.
       prompts_per_update: prompts whose completions make one update; divides `prompts_per_step`.
       max_staleness: 1 lets the completions of a step be sampled during the updates of the step
         before, from weights that are one step old.

@@ -137,7 +137,7 @@ def test_five_seeds_are_read():
     words = results(two_methods(5))
     assert "nothing is claimed" not in words and "5 seeds" in words
     equal = "CurioSFT against vanilla SFT, hard pass@4 at equal ID pass@1: +12.0 [+10.0, +14.0]"
-    assert f"{equal} (Countdown, two strategies, the second in 0.2), higher." in words
+    assert f"{equal} (Countdown, two strategies, the second in 20 %), higher." in words
     # The same scores at every seed: hard pass@4 falls by nothing but the seed's own 0.01.
     lines = [line for line in words.splitlines() if "| ID pass@1 | -10.0" in line]
     assert len(lines) == 1 and lines[0].endswith("| lower |")

@@ -44,6 +44,7 @@ def title(name: str) -> str:
 def data_title(world: str, demonstrations: str) -> str:
     """Of a set of demonstrations."""
     kind, _, share = demonstrations.partition(" ")
-    meaning = {"canon": "one strategy", "two": f"two strategies, the second in {share}"}
-    said = meaning.get(kind, demonstrations)
+    said = {"canon": "one strategy"}.get(kind, demonstrations)
+    if kind == "two":
+        said = f"two strategies, the second in {100 * float(share):g} %"
     return f"{world.capitalize()}, {said}"

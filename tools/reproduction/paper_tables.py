@@ -100,7 +100,8 @@ def table3(data: Data) -> Iterable[Table]:
     caption = f"{said(data)} {ENTROPY} Differences are to {title(control)}. "
     caption += f"Single-stage methods start from {title(WARM_UP)}: the base model has never seen "
     caption += "the answer's format, and demonstration gradients in proportion to the probability "
-    caption += "cannot teach it."
+    caption += f"cannot teach it. They, and their control {title(WARM_UP + '+grpo')}, see all easy "
+    caption += "problems of the SFT stage beside the hard ones, and take twice the steps."
     yield table(f"Table 3: {data_title(COUNTDOWN, MAIN)}", groups, names, columns, caption)
 
 
