@@ -27,12 +27,7 @@ from curiojax.config import (
 )
 from curiojax.data.tokenizer import load_tokenizer
 from curiojax.data.worlds import WORLDS, embedded_world
-from curiojax.data.worlds.interface import (
-    Demonstration,
-    EmbeddedWorld,
-    Problem,
-    parse_recipe,
-)
+from curiojax.data.worlds.interface import Demonstration, EmbeddedWorld, Problem, parse_recipe
 from curiojax.data.worlds.records import write_parquet
 from curiojax.errors import ConfigError
 from curiojax.evaluation.results import read_evaluations, write_evaluation
@@ -92,17 +87,7 @@ def run_comparison(config: RunConfig) -> None:
     rows = [[name, *(scores.get(key) for key in keys)] for name, scores in known.items()]
 
     if jax.process_index() == 0:
-        world = embedded(config)
-        kinds = {kind.name: kind.title for kind in world.kinds}
-        show(
-            config,
-            _world(config),
-            directory,
-            rows,
-            results,
-            world_title=world.title,
-            kinds=kinds,
-        )
+        show(config, embedded(config), directory, rows, results)
 
 
 def train(run: RunConfig, *, name: str, details: bool) -> Result:

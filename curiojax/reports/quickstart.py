@@ -6,12 +6,15 @@ import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from curiojax import progress
 from curiojax.config import RunConfig, to_yaml
 from curiojax.reports.training import write_training_report
 from curiojax.sections import World
+
+if TYPE_CHECKING:
+    from curiojax.data.worlds.interface import EmbeddedWorld
 
 READINGS = {
     "countdown": (
@@ -30,12 +33,11 @@ READINGS = {
         "problem hard is its length: a line per reduction, as most demonstrations have it, does "
         "not fit. The base model often reduces several places in one line; 5 % of the "
         "demonstrations do. Vanilla SFT learns the answer format and loses most of that; a softer "
-        "target keeps more of a strategy that is rare in the demonstrations, and none of one that "
-        "they lack. The reward looks at the answer alone, and one guess in ten is right: where "
-        "hard pass@k rises and the lines are no better, the model has learnt to guess."
+        "target keeps more of what is rare in the demonstrations. GRPO makes such lines frequent "
+        "again, for problems where the model still finds them. Its reward looks at the answer "
+        "alone, so it also pays for guesses: what hard pass@k has over the right lines."
     ),
 }
-
 
 # What the score that ignores the answer is called, and what it is.
 SEARCH = {
@@ -73,25 +75,21 @@ def columns(world: World) -> dict[str, str]:
 
 def show(
     config: RunConfig,
-    world: World,
+    world: EmbeddedWorld,
     directory: Path,
     rows: Sequence[Sequence[Any]],
     results: Mapping[str, Run],
-    *,
-    world_title: str,
-    kinds: Mapping[str, str],
 ) -> None:
-    """Writes the report and prints its table, one row per model, with `columns(world)`.
-
-    `world_title` and `kinds` are what the world and its kinds of problems are called.
-    """
-    titles = ["run", *columns(world).values()]
-    asked = [f"{count} {kinds[name]}" for name, count in world.prompts.items() if count]
+    """Writes the report and prints its table, one row per model, with `columns(config.world)`."""
+    assert config.world is not None
+    titles, samples = ["run", *columns(config.world).values()], config.world.samples
+    counts = config.world.prompts.items()
+    asked = [f"{count} {world.kind(name).title}" for name, count in counts if count]
     name, meaning = SEARCH[world.name]
     caption = (
-        f"{' and '.join(asked)} problems, held out, {world.samples} samples each at temperature 1. "
+        f"{' and '.join(asked)} problems, held out, {samples} samples each at temperature 1. "
         "Entropy: nats per token of the model's own samples. "
-        f"{name.capitalize()}: hard pass@{world.samples} {meaning}. "
+        f"{name.capitalize()}: hard pass@{samples} {meaning}. "
         "w: weight of a token's cross-entropy gradient, in the last training step. One seed."
     )
     curio = next((r for r in results.values() if "tau_mean" in r.metrics[-1]), None)
@@ -109,7 +107,7 @@ def show(
         notes=[READINGS[world.name]],
         config_text=to_yaml(config),
     )
-    title = f"Held-out {world_title} problems, one seed"
+    title = f"Held-out {world.title} problems, one seed"
     progress.print_table(titles, rows, title=title, caption=caption)
     width = min(100, shutil.get_terminal_size().columns)
     print(f"\n{textwrap.fill(READINGS[world.name], width=width)}\n")
