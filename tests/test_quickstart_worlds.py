@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -28,15 +29,22 @@ TINY = (
 )
 
 
+FOLDER = Path(__file__).parents[1] / "configs"
+WITH_A_WORLD = sorted(p for p in FOLDER.rglob("*.yaml") if "\nworld:" in p.read_text())
+
+
 def test_every_world_has_its_config():
     assert set(CONFIGS) == set(WORLDS)
+    for name, path in CONFIGS.items():
+        world = load_config(find_config(path), []).world
+        assert world is not None and world.name == name
 
 
-@pytest.mark.parametrize("name", WORLDS)
-def test_the_shipped_config_fits_its_world(tmp_path, name):
-    config = load_config(find_config(CONFIGS[name]), [])
-    world = embedded_world(name)
-    assert config.world is not None and config.world.name == name
+@pytest.mark.parametrize("path", WITH_A_WORLD, ids=lambda path: str(path.relative_to(FOLDER)))
+def test_the_shipped_config_fits_its_world(tmp_path, path):
+    config = load_config(path, ["world.num_demonstrations=8", "world.num_prompts=8"])
+    assert config.world is not None
+    world = embedded_world(config.world.name)
     assert {kind for kind, count in config.world.prompts.items() if count} <= {
         kind.name for kind in world.kinds
     }
