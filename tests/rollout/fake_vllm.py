@@ -106,6 +106,7 @@ class FakeServer(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     server: FakeServer
+    counted = False
 
     def log_message(self, *args):
         pass
@@ -151,11 +152,11 @@ class Handler(BaseHTTPRequestHandler):
             with fake.lock:
                 fake.under_way += 1
                 fake.most_under_way = max(fake.most_under_way, fake.under_way)
+            self.counted = True
             try:
                 return self.complete(body)
             finally:
-                with fake.lock:
-                    fake.under_way -= 1
+                self.count_as_done()
         if path == "/update_weights":
             directory = body["update_info"]["directory"]
             if fake.refuse and fake.refuse_in in directory:
@@ -219,7 +220,15 @@ class Handler(BaseHTTPRequestHandler):
     def error(self, status, message):
         self.reply(status, {"error": {"message": message, "code": status}})
 
+    def count_as_done(self):
+        """Before the answer is sent: whoever has it may ask again at once."""
+        if self.counted:
+            with self.server.lock:
+                self.server.under_way -= 1
+            self.counted = False
+
     def reply(self, status, content):
+        self.count_as_done()
         data = b"" if content is None else json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))

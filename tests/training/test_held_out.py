@@ -174,7 +174,7 @@ def test_questions_are_asked_graded_and_measured_by_any_engine(asked):
 def test_when_it_is_due_and_how_large_a_call_is(asked):
     _, _, held_out = asked("evaluation.every=4")
     assert [step for step in range(11) if held_out.is_due(step, 10)] == [0, 4, 8, 10]
-    assert held_out.call == (256, 9, 5, 6)
+    assert held_out.call[:4] == (256, 9, 5, 6)
 
 
 @pytest.mark.parametrize(
