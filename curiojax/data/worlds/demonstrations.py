@@ -20,7 +20,7 @@ import numpy as np
 
 from curiojax.data.worlds import BASE_MODEL, countdown
 from curiojax.data.worlds.countdown import Kind, Problem, Step
-from curiojax.data.worlds.interface import EmbeddedWorld, EvaluationKind
+from curiojax.data.worlds.interface import EmbeddedWorld, EvaluationKind, check_recipe
 from curiojax.data.worlds.records import write_parquet as write_parquet
 from curiojax.errors import ConfigError
 
@@ -57,12 +57,7 @@ def demonstrations(
     Raises:
       ConfigError: for an unknown expert or a q outside [0, 1].
     """
-    if expert not in get_args(Expert):
-        raise ConfigError(
-            f"expert: {expert!r} is unknown; choose one of {', '.join(get_args(Expert))}"
-        )
-    if not 0 <= q <= 1:
-        raise ConfigError(f"q: {q} is no probability; give a number from 0 to 1")
+    check_recipe(expert, q, get_args(Expert))
     rng = np.random.default_rng([seed, 1])
     return [
         _demonstrate(problem, expert, q, rng)

@@ -131,3 +131,11 @@ def parse_recipe(recipe: str) -> tuple[str, float]:
         raise ConfigError(
             f"world.demonstrations: {share!r} is no share; write e.g. `two 0.2`"
         ) from None
+
+
+def check_recipe(expert: str, q: float, experts: Sequence[str]) -> None:
+    """Raises a ConfigError unless the expert is one of them and q a probability."""
+    if expert not in experts:
+        raise ConfigError(f"expert: {expert!r} is unknown; choose one of {', '.join(experts)}")
+    if not 0 <= q <= 1:
+        raise ConfigError(f"q: {q} is no probability; give a number from 0 to 1")

@@ -16,10 +16,9 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 
 from curiojax.data.worlds import modchain
-from curiojax.data.worlds.interface import EmbeddedWorld, EvaluationKind
+from curiojax.data.worlds.interface import EmbeddedWorld, EvaluationKind, check_recipe
 from curiojax.data.worlds.modchain import OPERATIONS, Expression, Kind, Move, Node, Problem
 from curiojax.data.worlds.modchain_trajectories import random_lines
-from curiojax.errors import ConfigError
 
 Expert = Literal["canon", "two", "mix"]
 BASE_MODEL = Path(__file__).parent / "modchain_base"
@@ -75,12 +74,7 @@ def demonstrations(
     Raises:
       ConfigError: for an unknown expert or a q outside [0, 1].
     """
-    if expert not in get_args(Expert):
-        raise ConfigError(
-            f"expert: {expert!r} is unknown; choose one of {', '.join(get_args(Expert))}"
-        )
-    if not 0 <= q <= 1:
-        raise ConfigError(f"q: {q} is no probability; give a number from 0 to 1")
+    check_recipe(expert, q, get_args(Expert))
     rng = np.random.default_rng([seed, 1])
     return [
         _demonstrate(problem, expert, q, rng) for problem in _draw("id", count, rng, held_out=False)
