@@ -1,6 +1,6 @@
 """Measures the package's speed and memory: `python tools/bench.py --size 1.5b`.
 
-    python tools/bench.py                                     toy shapes, under 4 minutes on two cores
+    python tools/bench.py                                     toy shapes, 4 minutes on two cores
     python tools/bench.py --size 0.5b --json bench-0.5b.json  a GPU: 0.5b, 1.5b, 7b, or
     python tools/bench.py --size fit --json bench-fit.json    the largest of them that fits
     python tools/bench.py --read bench-*.json --markdown      the README's table

@@ -106,10 +106,10 @@ TABLE4 = {
 FIGURES = {
     "figure1": "The paper: entropy collapses during SFT, less with CurioSFT, and accuracy (Avg@8 "
     "on AIME 2024) gains more in RL after CurioSFT.",
-    "figure2": "The paper: at a coefficient of 0.02 entropy barely rises, at 0.06 it rises on top "
+    "figure2": "The paper: at a small coefficient entropy barely rises, at 0.06 it rises on top "
     "20 % and rest alike without better pass@32, at 0.08 and more it explodes; CurioSFT raises "
-    "the top 20 % only.",
-    "figure4": "The paper: n-gram diversity (1 - similarity) rises with entropy, and CurioSFT is "
-    "the most accurate at high diversity.",
+    "it on high-entropy tokens and leaves the others.",
+    "figure4": "The paper: n-gram diversity (1 - similarity) is higher where entropy was preserved, "
+    "CurioSFT's included.",
     "figure5": "The paper: pivots from 0.4 to 1.4 nats all beat plain SFT, 1.2 is best.",
 }
