@@ -109,7 +109,7 @@ FIGURES = {
     "figure2": "The paper: at a small coefficient entropy barely rises, at 0.06 it rises on top "
     "20 % and rest alike without better pass@32, at 0.08 and more it explodes; CurioSFT raises "
     "it on high-entropy tokens and leaves the others.",
-    "figure4": "The paper: n-gram diversity (1 - similarity) is higher where entropy was preserved, "
-    "CurioSFT's included.",
+    "figure4": "The paper: n-gram diversity (1 - similarity) is higher where entropy was "
+    "preserved, CurioSFT's included.",
     "figure5": "The paper: pivots from 0.4 to 1.4 nats all beat plain SFT, 1.2 is best.",
 }
