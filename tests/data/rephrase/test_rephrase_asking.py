@@ -56,12 +56,14 @@ def test_every_question_is_asked_once_and_its_reply_kept(tmp_path):
     for question in questions(30):
         assert cache.get(REQUEST.key(question)) == Reply(cleaned(question), "stop", 600, 100)
     assert (ledger.tokens.input, ledger.tokens.output) == (18_000, 3_000)
-    path, headers, body = stub.requests[0]
+    prompt = REQUEST.prompt(questions(1)[0])
+    # Four are under way at once, so the first question need not be the first to arrive.
+    [(path, headers, body)] = [r for r in stub.requests if r[2]["messages"][0]["content"] == prompt]
     assert path == "/v1/chat/completions"
     assert {k.lower(): v for k, v in headers.items()}["authorization"] == f"Bearer {KEY}"
     assert body == {
         "model": "some-model",
-        "messages": [{"role": "user", "content": REQUEST.prompt(questions(1)[0])}],
+        "messages": [{"role": "user", "content": prompt}],
         "temperature": 0.0,
         "max_tokens": 256,
     }
