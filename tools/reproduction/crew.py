@@ -50,7 +50,8 @@ def run_missing(
     estimates = Estimates(runs, output)
     state = _State(todo, estimates)
     events: SimpleQueue[tuple[_Worker, dict[str, Any]]] = SimpleQueue()
-    workers = [_Worker(number, output, files, events) for number in range(min(jobs, len(todo)))]
+    jobs = min(jobs, len(todo))
+    workers = [_Worker(n, output, files, events, cores_of(n, jobs)) for n in range(jobs)]
     try:
         with progress.bar("seconds of work") as bar:
             while not state.finished:
@@ -70,6 +71,18 @@ def run_missing(
         for worker in workers:
             worker.stop()
     return state.errors
+
+
+def cores_of(number: int, jobs: int) -> list[int]:
+    """A worker's share of the cores, so that workers do not take turns on the same ones.
+
+    Empty, which stands for all of them, where there are fewer cores than workers or where a process
+    cannot choose.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return []
+    available = sorted(os.sched_getaffinity(0))
+    return available[number::jobs] if jobs <= len(available) else []
 
 
 class Estimates:
@@ -168,10 +181,12 @@ class _Worker:
         output: Path,
         files: Sequence[str],
         events: SimpleQueue[tuple[_Worker, dict[str, Any]]],
+        cores: Sequence[int],
     ):
         self.run: Run | None = None
         self._log = output / "logs" / f"worker-{number}.log"
-        self._command = [sys.executable, "-m", "reproduction.worker", str(output), *files]
+        chosen = ",".join(map(str, cores))
+        self._command = [sys.executable, "-m", "reproduction.worker", chosen, str(output), *files]
         self._events = events
         self._process: subprocess.Popen[str] | None = None
 

@@ -23,7 +23,9 @@ from reproduction.measure import perform
 from reproduction.plan import Run
 
 
-def main(output: Path, files: list[str]) -> None:
+def main(cores: list[int], output: Path, files: list[str]) -> None:
+    if cores:
+        os.sched_setaffinity(0, cores)  # before XLA counts them
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed belongs to the log
     quiet_libraries()
@@ -62,4 +64,4 @@ def listen() -> queue.SimpleQueue[str]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    main([int(core) for core in sys.argv[1].split(",") if core], Path(sys.argv[2]), sys.argv[3:])
