@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+from tests.ports import free_port
 
 # What a process does once it has joined; `group` is itself, `arguments` the rest of its command.
 PROGRAM = """
@@ -15,7 +17,7 @@ from pathlib import Path
 from curiojax.distributed import agree, check_shared, first_then_others, group as groups
 from curiojax.distributed import is_shared, joined, read_settings
 from curiojax.errors import ConfigError, exit_on_config_error
-
+{first}
 def main():
     settings, arguments = read_settings(sys.argv[1:])
     with joined(settings):
@@ -29,10 +31,13 @@ exit_on_config_error(main)
 """
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+# Before `main`: the processes import what takes long, and go on when all of them have.
+MEET = """
+import jax
+Path({folder!r}, str(os.getpid())).touch()
+while len(os.listdir({folder!r})) < {count}:
+    time.sleep(0.01)
+"""
 
 
 def keys(index: int, count: int, port: int, **more: object) -> list[str]:
@@ -41,10 +46,10 @@ def keys(index: int, count: int, port: int, **more: object) -> list[str]:
     return [f"distributed.{key}={value}" for key, value in {**values, **more}.items()]
 
 
-def program(work: str) -> list[str]:
-    """A command whose `work` is the body of a function."""
+def program(work: str, first: str = "") -> list[str]:
+    """A command whose `work` is the body of a function, and `first` is run before it joins."""
     body = "\n".join(f"    {line}" for line in work.strip().splitlines())
-    return [sys.executable, "-c", PROGRAM.replace("{work}", body)]
+    return [sys.executable, "-c", PROGRAM.replace("{first}", first).replace("{work}", body)]
 
 
 def start(command: Sequence[str], devices: int = 1, **environment: str) -> subprocess.Popen[str]:
@@ -62,7 +67,7 @@ def start(command: Sequence[str], devices: int = 1, **environment: str) -> subpr
     )
 
 
-def ends(processes: Sequence[subprocess.Popen[str]], timeout: float = 120) -> list[tuple[int, str]]:
+def ends(processes: Sequence[subprocess.Popen[str]], timeout: float = 600) -> list[tuple[int, str]]:
     """The exit code of each process and what it wrote to standard error."""
     results = []
     try:
@@ -76,9 +81,20 @@ def ends(processes: Sequence[subprocess.Popen[str]], timeout: float = 120) -> li
 
 
 def together(
-    work: str, count: int, *rest: str, only: Sequence[int] | None = None, **more: object
+    work: str,
+    count: int,
+    *rest: str,
+    only: Sequence[int] | None = None,
+    meet: Path | None = None,
+    **more: object,
 ) -> list[tuple[int, str]]:
-    """Runs `work` in `count` processes, or in some of them only."""
-    port, command = free_port(), program(work)
+    """Runs `work` in `count` processes, or in some of them only.
+
+    Args:
+      meet: an empty folder, by which those that run wait for each other before they join: their
+        patience is then not used up by imports, which take long on a busy machine.
+    """
     indices = range(count) if only is None else only
+    first = "" if meet is None else MEET.format(folder=str(meet), count=len(indices))
+    port, command = free_port(), program(work, first)
     return ends([start([*command, *keys(i, count, port, **more), *rest]) for i in indices])
