@@ -102,6 +102,6 @@ def test_only_the_first_tokens():
 def test_long_responses_take_milliseconds():
     rng = np.random.default_rng(0)
     questions = [(rng.zipf(1.3, size=(8, 4000)) % 150_000).tolist() for _ in range(20)]
-    began = time.monotonic()
+    began = time.thread_time()  # not what other processes take
     text_diversity(questions, [["x" * 16_000] * 8] * 20)
-    assert time.monotonic() - began < 10  # 0.3 s when nothing else runs
+    assert time.thread_time() - began < 10  # 0.3 s as a rule

@@ -91,9 +91,9 @@ def test_resampling_in_blocks_gives_the_means_of_resampling_one_by_one(questions
 
 def test_a_large_benchmark_takes_no_time():
     scores = np.random.default_rng(0).random(12_000)
-    began = time.monotonic()
+    began = time.thread_time()  # not what other processes take
     error = bootstrap_standard_error(scores)
-    assert time.monotonic() - began < 5  # 0.05 s when nothing else runs
+    assert time.thread_time() - began < 5  # 0.05 s as a rule
     assert error == pytest.approx(scores.std() / np.sqrt(12_000), rel=0.1)
 
 

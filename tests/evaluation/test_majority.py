@@ -88,10 +88,10 @@ def test_a_large_benchmark_takes_seconds():
     rng = np.random.default_rng(0)
     answers = rng.integers(-1, 6, size=(12_000, 8))
     correct = answers == rng.integers(0, 6, size=(12_000, 1))
-    began = time.monotonic()
+    began = time.thread_time()  # not what other processes take
     for k in (1, 2, 4, 8):
         maj_at_k(answers, correct, k)
-    assert time.monotonic() - began < 10  # 0.15 s when nothing else runs
+    assert time.thread_time() - began < 10  # 0.15 s as a rule
 
 
 def test_impossible_votes_are_refused():

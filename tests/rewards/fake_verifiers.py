@@ -31,6 +31,9 @@ def act(response, ground_truth):
         collections.deque(itertools.repeat(0), maxlen=0)
     elif deed == "sleep":
         time.sleep(float(argument))
+    elif deed == "wait":  # until the test makes that file
+        while not Path(argument).exists():
+            time.sleep(0.01)
     elif deed == "grow":  # little by little, and never more than the machine can take
         kept = []
         while len(kept) < 4000:

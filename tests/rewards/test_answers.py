@@ -103,11 +103,11 @@ def test_no_text_breaks_the_functions_on_texts(text):
 )  # fmt: skip
 def test_time_is_linear_in_the_text(piece):
     text = piece * (200_000 // len(piece))
-    start = time.perf_counter()
+    start = time.thread_time()  # not what other processes take
     extract_answer(text)
     check_format("strict", "</think>" + text)
     normalise(text[:2_048])
-    assert time.perf_counter() - start < 5
+    assert time.thread_time() - start < 5
 
 
 @pytest.mark.parametrize(

@@ -23,14 +23,17 @@ REPOSITORY = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def pool():
-    """A pool for tests that leave it usable; its time limit is short, so nothing here is slow."""
+    """A pool for tests that leave it usable.
+
+    Its time limit is one that a busy machine keeps, and that few enough tests wait for.
+    """
     with RewardPool(
-        f"{FAKES}:act", "none", workers=2, timeout_seconds=1.5, memory_limit_mb=256
+        f"{FAKES}:act", "none", workers=2, timeout_seconds=5.0, memory_limit_mb=256
     ) as pool:
         yield pool
 
 
-def wait_until(condition, seconds=20.0):
+def wait_until(condition, seconds=60.0):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():
@@ -71,7 +74,7 @@ def test_a_failure_has_a_status_of_its_own_and_the_next_item_is_graded(pool, dee
     bad, good = pool.grade([Item(deed, "x"), Item(f"fine after {deed}", f"fine after {deed}")])
     assert bad == (0.0, False, bad.format_ok, status, None)
     assert good == (1.0, True, True, "ok", f"fine after {deed}")
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
 
 
 def test_a_worker_that_dies_of_something_else_costs_the_item_nothing(pool, tmp_path):
@@ -103,18 +106,20 @@ def test_any_text_can_be_sent(pool, text):
 
 
 def test_equal_items_are_graded_once(tmp_path):
-    calls = tmp_path / "calls"
-    with RewardPool(f"{FAKES}:count_calls", "none", workers=2, timeout_seconds=1.5) as pool:
-        same = [Item("sleep:0.3", str(calls))] * 50
-        assert {grade.status for grade in pool.grade(same)} == {"ok"}
+    calls, all_are_in = tmp_path / "calls", tmp_path / "all"
+    with RewardPool(f"{FAKES}:count_calls", "none", workers=2, timeout_seconds=5.0) as pool:
+        same = [Item(f"wait:{all_are_in}", str(calls))] * 50
+        futures = [pool.submit(item) for item in same]
+        all_are_in.touch()
+        assert {future.result().status for future in futures} == {"ok"}
         pool.grade(same)
         hang = [Item("hang", str(calls))] * 50
         assert {grade.status for grade in pool.grade(hang)} == {"timeout"}
         began = time.monotonic()
         assert {grade.status for grade in pool.grade(hang)} == {"timeout"}
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < pool.timeout_seconds
         stats = pool.stats
-    assert calls.read_text().split() == ["sleep:0.3", "hang"]
+    assert calls.read_text().split() == [f"wait:{all_are_in}", "hang"]
     assert (stats.shared, stats.cached, stats.graded) == (98, 100, 2)
     assert stats.statuses["ok"] == 100 and stats.statuses["timeout"] == 100
 
@@ -139,11 +144,11 @@ def test_equal_answers_of_different_responses_are_compared_once():
 
 def test_a_known_timeout_costs_neither_time_nor_a_worker():
     name = f"{FAKES}:act_on_the_answer"
-    with RewardPool(name, "strict", workers=1, timeout_seconds=1.0) as pool:
+    with RewardPool(name, "strict", workers=1, timeout_seconds=3.0) as pool:
         began = time.monotonic()
         grades = pool.grade([Item(rf"{k}</think> \boxed{{hang}}", "x") for k in range(20)])
         assert set(grades) == {(0.0, False, True, "timeout", "hang")}
-        assert time.monotonic() - began < 12
+        assert time.monotonic() - began < 40  # 20 of them would take 60
         assert pool.stats.replaced == 1 and pool.stats.compared == 19
 
 
@@ -170,15 +175,16 @@ def test_an_over_long_response_is_a_status(pool):
     assert [grade.reward for grade in grades] == [0.0, 1.0]
 
 
-def test_closing_does_not_wait_for_what_hangs():
-    pool = RewardPool(f"{FAKES}:act", "none", workers=2, timeout_seconds=60.0)
-    futures = [pool.submit(Item("hang", str(k))) for k in range(5)]
+def test_closing_does_not_wait_for_what_hangs(tmp_path):
+    calls = tmp_path / "calls"
+    pool = RewardPool(f"{FAKES}:count_calls", "none", workers=2, timeout_seconds=300.0)
+    futures = [pool.submit(Item("hang", f"{calls}{k}")) for k in range(5)]
+    assert wait_until(lambda: list(tmp_path.iterdir()))  # one of them is being worked on
     pids = pool.pids
-    time.sleep(0.2)
     began = time.monotonic()
     pool.close()
     pool.close()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60
     for future in futures:
         with pytest.raises(RuntimeError, match="closed"):
             future.result(timeout=0)
@@ -188,22 +194,26 @@ def test_closing_does_not_wait_for_what_hangs():
 
 
 def test_an_interrupted_batch_leaves_no_work_behind(tmp_path):
-    calls = tmp_path / "calls"
+    calls, interrupted = tmp_path / "calls", tmp_path / "interrupted"
 
     def interrupt(done, total):
         raise KeyboardInterrupt
 
-    with RewardPool(f"{FAKES}:count_calls", "none", workers=1) as pool:
-        items = [Item(f"sleep:0.05{k}", str(calls)) for k in range(100)]
+    with RewardPool(f"{FAKES}:count_calls", "none", workers=1, timeout_seconds=60.0) as pool:
+        # The worker is at the second one, if at any, while the others are taken back.
+        rest = [Item(f"rest:{k}", str(calls)) for k in range(98)]
+        items = [Item("first", str(calls)), Item(f"wait:{interrupted}", str(calls)), *rest]
         with pytest.raises(KeyboardInterrupt):
             pool.grade(items, progress=interrupt)
+        interrupted.touch()
         assert pool.grade([Item("next", str(calls))])[0].status == "ok"
-    assert len(calls.read_text().split()) <= 4
+    done = calls.read_text().split()
+    assert done in (["first", "next"], ["first", f"wait:{interrupted}", "next"])
 
 
 def test_workers_killed_at_random_lose_no_item():
     random_state = random.Random(0)
-    with RewardPool(f"{FAKES}:act", "none", workers=2, timeout_seconds=5.0) as pool:
+    with RewardPool(f"{FAKES}:act", "none", workers=2, timeout_seconds=60.0) as pool:
         stop = threading.Event()
 
         def kill_now_and_then():
@@ -216,7 +226,7 @@ def test_workers_killed_at_random_lose_no_item():
         killer.start()
         try:
             grades = pool.grade([Item(f"sleep:0.0{k:04d}", "") for k in range(1, 600)])
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 300
             while pool.stats.replaced <= 3 and time.monotonic() < deadline:  # a fast machine
                 time.sleep(0.1)
         finally:
@@ -231,14 +241,16 @@ def test_workers_killed_at_random_lose_no_item():
 
 def test_a_stopped_worker_is_replaced(pool):
     """Not dead and not reading: a response that does not fit into the socket cannot be sent."""
-    with RewardPool(f"{FAKES}:equal", "none", workers=1, timeout_seconds=1.0) as pool:
+    with RewardPool(f"{FAKES}:equal", "none", workers=1, timeout_seconds=3.0) as pool:
         os.kill(pool.pids[0], signal.SIGSTOP)
         bad, good = pool.grade([Item("x" * 250_000, "x"), Item("y", "y")])
     assert (bad.status, good.status) == ("timeout", "ok")
 
 
 def test_memory_left_by_earlier_items_is_not_held_against_the_next():
-    with RewardPool(f"{FAKES}:hoard", "none", workers=1, memory_limit_mb=300) as pool:
+    with RewardPool(
+        f"{FAKES}:hoard", "none", workers=1, timeout_seconds=30.0, memory_limit_mb=300
+    ) as pool:
         grades = pool.grade([Item(f"{k}", f"{k}") for k in range(12)])
         assert [grade.status for grade in grades] == ["ok"] * 12
         assert pool.stats.replaced >= 2
@@ -295,7 +307,7 @@ SCRIPT = """
     if sys.argv[1] == "jax":
         import jax
         jax.numpy.zeros(3).block_until_ready()
-    pool = RewardPool("tests.rewards.fake_verifiers:act", "none", workers=2, timeout_seconds=100,
+    pool = RewardPool("tests.rewards.fake_verifiers:act", "none", workers=2, timeout_seconds=600,
                       preload=["math", "released"])
     print([pool.grade([Item("jax", "x")])[0].correct, pool.grade([Item("main", "x")])[0].extracted])
     while len(pool.pids) < 2:
@@ -327,7 +339,7 @@ def test_workers_end_with_their_parent_and_never_run_its_main_module(tmp_path, e
         env={**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{tmp_path}"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     lines = done.stdout.splitlines()
@@ -339,12 +351,12 @@ def test_workers_end_with_their_parent_and_never_run_its_main_module(tmp_path, e
 
 def test_a_pool_without_workers_says_so_instead_of_waiting(monkeypatch):
     monkeypatch.setattr("curiojax.rewards.pool._START_PAUSES", (0.1,))
-    with RewardPool(f"{FAKES}:act", "none", workers=2, timeout_seconds=5.0) as pool:
+    with RewardPool(f"{FAKES}:act", "none", workers=2, timeout_seconds=60.0) as pool:
         monkeypatch.setattr(sys, "executable", "/bin/false")
         futures = [pool.submit(Item("die", str(k))) for k in range(6)]
         for future in futures[:3]:
             with pytest.raises(RuntimeError, match="cannot be started"):
-                future.result(timeout=30)
+                future.result(timeout=300)
         with pytest.raises(RuntimeError, match="cannot be started"):
             pool.submit(Item("x", "x"))
     with pytest.raises(RuntimeError, match="cannot be started"):

@@ -83,7 +83,7 @@ def test_mixed_items_all_come_back(count, bottomless):
         "math",
         "strict",
         workers=2,
-        timeout_seconds=2.0,
+        timeout_seconds=4.0,
         memory_limit_mb=MEMORY_MB,
         preload=[BARE],
     ) as pool:
@@ -107,8 +107,9 @@ def test_mixed_items_all_come_back(count, bottomless):
             assert grade.correct == right, (item, grade)
     assert sum(stats.statuses.values()) == stats.submitted == len(expected)
     assert stats.queued == 0
-    # Each hangs once for 2 seconds, and its worker needs some more to come back.
-    assert seconds < 60 + 10 * bottomless
+    # Each hangs once for 4 seconds, and its worker needs some more to come back, many more where
+    # other processes want the machine, too.
+    assert seconds < 300 + 30 * bottomless
     # The limit is looked at every 50 ms; twice of it cannot be had at all.
     assert largest < 2.2 * MEMORY_MB * 2**20
     assert psutil.Process().memory_info().rss - own < 200 * 2**20
