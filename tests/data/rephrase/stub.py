@@ -24,6 +24,13 @@ def completion(text, prompt_tokens=600, completion_tokens=100, **more):
     }
 
 
+def wait_until(condition, seconds=300.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.01)
+
+
 class Stub:
     """Answers every question without its noise unless `behave` says otherwise.
 
@@ -38,7 +45,7 @@ class Stub:
         self.times = []
         self.requests = []
         self.in_flight = self.most_in_flight = 0
-        self._lock = threading.Lock()
+        self._lock, self._closed = threading.Lock(), threading.Event()
         stub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -66,6 +73,7 @@ class Stub:
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
 
     def close(self):
+        self._closed.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -87,8 +95,15 @@ class Stub:
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
-            what = self.behave(question, count) or {}
-            time.sleep(what.get("delay", 0))
+            try:
+                what = self.behave(question, count) or {}
+                if self._closed.wait(what.get("delay", 0)):
+                    handler.close_connection = True
+                    return
+            finally:
+                # Before the reply is sent: whoever has it may ask again at once.
+                with self._lock:
+                    self.in_flight -= 1
             if what.get("drop"):
                 handler.close_connection = True
                 return
@@ -102,6 +117,3 @@ class Stub:
             handler.wfile.write(content)
         except OSError:
             pass  # the client has gone
-        finally:
-            with self._lock:
-                self.in_flight -= 1

@@ -170,6 +170,6 @@ def test_signs_count():
     ],
 )
 def test_hostile_texts_are_judged_in_no_time(hostile):
-    began = time.monotonic()
+    began = time.thread_time()  # not what other processes take
     judge(hostile + "?", Reply(hostile), hostile, Limits())
-    assert time.monotonic() - began < 2
+    assert time.thread_time() - began < 2

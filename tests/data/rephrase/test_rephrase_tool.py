@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,7 +17,7 @@ from curiojax.data import load_records
 from curiojax.data.rephrase.rows import ADDED
 from curiojax.errors import ConfigError
 
-from .stub import NOISE, Stub, cleaned, completion
+from .stub import NOISE, Stub, cleaned, completion, wait_until
 
 ROOT = Path(__file__).parents[3]
 TOOL = ROOT / "tools" / "rephrase_questions.py"
@@ -349,13 +349,17 @@ def run_tool(data, output, url, *more, **environment):
 
 def test_killed_and_continued_no_answered_question_is_asked_twice(tool, tmp_path):
     """And the key, which the endpoint quotes wherever it can, is nowhere to be found."""
+    killed, held = threading.Event(), []
 
     def behave(question, count):
         text = cleaned(question) + (f" {KEY}" if question.startswith("What is 7 ") else "")
         body = {"error": {"message": f"{KEY} is busy"}}
         if question.startswith("What is 9 ") and count == 1:
             return {"status": 500, "body": body}
-        return {"delay": 0.05, "body": completion(text, finish_reason="stop")}
+        if stub.asked.total() > 30 and not killed.is_set():
+            held.append(question)
+            killed.wait()
+        return {"delay": 0.01, "body": completion(text, finish_reason="stop")}
 
     data, output = tmp_path / "data.jsonl", tmp_path / "out.jsonl"
     rows = [{"question": f"What is {i} + 5?{NOISE}", "answer": str(i + 5)} for i in range(60)]
@@ -365,11 +369,10 @@ def test_killed_and_continued_no_answered_question_is_asked_twice(tool, tmp_path
     replies = tmp_path / "out.jsonl.replies"
     with Stub(behave) as stub:
         process = run_tool(data, output, stub.url, *more, **secret)
-        deadline = time.monotonic() + 60
-        while stub.asked.total() < 25 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: len(held) == 4)  # all that are under way at once
         process.send_signal(signal.SIGKILL)
         shown = process.communicate()[0]
+        killed.set()
         assert process.returncode == -signal.SIGKILL and not output.exists()
         lines = replies.read_bytes().split(b"\n")
         answered = len(lines) - 2
@@ -377,7 +380,7 @@ def test_killed_and_continued_no_answered_question_is_asked_twice(tool, tmp_path
         replies.write_bytes(b"\n".join(lines[:-1]) + b'\n{"key": "torn')
         first = stub.asked.total()
         process = run_tool(data, output, stub.url, *more, **secret)
-        shown += process.communicate(timeout=60)[0]
+        shown += process.communicate(timeout=300)[0]
         assert process.returncode == 0, shown
         # The second run asked for what had not been answered, and one that failed once.
         assert 60 - answered <= stub.asked.total() - first <= 60 - answered + 1
@@ -407,15 +410,24 @@ def test_killed_and_continued_no_answered_question_is_asked_twice(tool, tmp_path
 
 
 def test_ctrl_c_finishes_what_is_in_flight(jsonl, tmp_path):
-    with Stub(lambda question, count: {"delay": 1.0}) as stub:
+    told = threading.Event()
+
+    def behave(question, count):
+        told.wait()
+
+    with Stub(behave) as stub:
         more = ("--concurrency", "3")
         process = run_tool(jsonl, tmp_path / "out.jsonl", stub.url, *more)
-        deadline = time.monotonic() + 60
-        while stub.asked.total() < 3 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: stub.asked.total() == 3)
         process.send_signal(signal.SIGINT)
-        shown = process.communicate(timeout=30)[0]
-        assert process.returncode == 130 and "stopping after the 3 requests" in shown
+        shown = ""
+        while "stopping after the 3 requests" not in shown:
+            line = process.stdout.readline()
+            assert line, shown
+            shown += line
+        told.set()
+        shown += process.stdout.read()
+        assert process.wait(timeout=300) == 130
         assert shown.endswith("the same command goes on from what was saved\n")
         assert stub.asked.total() == 3
         assert len((tmp_path / "out.jsonl.replies").read_text().splitlines()) == 4
