@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -18,6 +17,13 @@ from curiojax.evaluation.rows import completion_rows
 from curiojax.evaluation.runner import run_evaluation
 from curiojax.evaluation.settings import load_settings
 from tests.evaluation.benchmark_files import ROWS
+from tests.held import held, wait_for
+
+EVALUATE = """
+from curiojax.errors import exit_on_config_error
+from curiojax.evaluate import main
+exit_on_config_error(main)
+"""
 
 
 def settings(folder, output, *overrides):
@@ -135,12 +141,11 @@ def test_a_kill_changes_nothing(trained, straight, tmp_path, monkeypatch, after,
 def test_all_nine_and_a_kill_from_outside(trained, straight, tmp_path):
     options = arguments(trained, tmp_path / "out", "benchmarks=[paper]")
     command = [sys.executable, "-m", "curiojax.evaluate", *options]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    file, deadline = tmp_path / "out/completions/amc.jsonl", time.monotonic() + 300
-    # Its first line comes before any sampling; the second one is a completion.
-    while not (file.exists() and file.read_bytes().count(b"\n") > 1):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
+    # The first line comes before any sampling; the second one is a completion.
+    slow = [sys.executable, "-c", held(EVALUATE, name="amc.jsonl", lines=1), *options]
+    process = subprocess.Popen(slow, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    file = tmp_path / "out/completions/amc.jsonl"
+    wait_for(lambda: file.exists() and file.read_bytes().count(b"\n") > 1, process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     done = subprocess.run(command, capture_output=True, text=True)

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -27,10 +26,16 @@ from curiojax.errors import ConfigError
 from curiojax.evaluation.worlds import grade, sample_problems, world_tokenizer
 from curiojax.rewards.countdown import verify
 from curiojax.training.sft import run_sft
+from tests.held import held, wait_for
 
 TOOL = Path(__file__).parents[2] / "tools" / "select_oxa_data.py"
 FILES = ("promoted.parquet", "suppressed.parquet", "selection.json", "settings.json")
 SCORES = ("scores/promoted.jsonl", "scores/suppressed.jsonl")
+SELECT = f"""
+import runpy, sys
+sys.path.insert(0, {str(TOOL.parent)!r})
+runpy.run_path({str(TOOL)!r}, run_name="__main__")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -124,20 +129,17 @@ def test_the_lowest_wrong_samples_are_those_in_the_scores(selected, tmp_path):
 
 def test_killed_and_continued_it_ends_with_the_same_files(selected, world, tmp_path):
     output = tmp_path / "oxa"
-    arguments = [sys.executable, str(TOOL), *command(world, output, "--batch-tokens", "64")]
+    options = command(world, output, "--batch-tokens", "64")
     scores = output / SCORES[0]
-    kills = 0
     for lines in (20, 60):
-        process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        while process.poll() is None:
-            if scores.is_file() and scores.read_bytes().count(b"\n") > lines:
-                process.send_signal(signal.SIGKILL)
-                break
-            time.sleep(0.002)
-        kills += process.wait() == -signal.SIGKILL
-    assert kills == 2
+        slow = [sys.executable, "-c", held(SELECT, name=scores.name, lines=lines), *options]
+        process = subprocess.Popen(slow, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        wait_for(lambda n=lines: scores.is_file() and scores.read_bytes().count(b"\n") > n, process)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
     assert not (output / "selection.json").exists()
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    whole = [sys.executable, str(TOOL), *options]
+    done = subprocess.run(whole, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for name in (*SCORES, *FILES):
         assert (output / name).read_bytes() == (selected / name).read_bytes(), name

@@ -83,7 +83,7 @@ def test_a_fresh_process(tmp_path):
 
     def run(*arguments):
         command = [sys.executable, str(TOOL), str(tmp_path / "run.yaml"), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
 
     wrong = run("--devices", "3", "--target", "cpu")
     assert wrong.returncode == 2 and wrong.stdout == ""

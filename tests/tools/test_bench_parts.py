@@ -261,7 +261,7 @@ def worker(tmp_path):
     (tmp_path / "fake_worker.py").write_text(FAKE)
     environment = {"PYTHONPATH": f"{tmp_path}:{TOOLS}"}
 
-    def make(measurement, name="x", timeout=30.0, repeats=3):
+    def make(measurement, name="x", timeout=600.0, repeats=3):
         order = str(tmp_path / "order")
         job = {"measurement": measurement, "name": name, "repeats": repeats, "order": order}
         folder = tmp_path / f"{measurement}-{name}"

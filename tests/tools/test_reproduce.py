@@ -38,7 +38,7 @@ def environment():
 def reproduce(*arguments, **options):
     command = [sys.executable, str(ROOT / "tools/reproduce.py"), *map(str, arguments)]
     return subprocess.run(
-        command, env=environment(), capture_output=True, text=True, timeout=300, **options
+        command, env=environment(), capture_output=True, text=True, timeout=1000, **options
     )
 
 
@@ -107,12 +107,12 @@ def killed(command):
     began = time.monotonic()
     metrics = output / "seed-0/countdown-two-0.2/vanilla/metrics.jsonl"
     while not metrics.is_file():  # the second run is under way
-        assert driver.poll() is None and time.monotonic() - began < 200
+        assert driver.poll() is None and time.monotonic() - began < 900
         time.sleep(0.02)
     workers = psutil.Process(driver.pid).children(recursive=True)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
-    _, alive = psutil.wait_procs(workers, timeout=20)
+    _, alive = psutil.wait_procs(workers, timeout=120)
     return records(output), workers, alive
 
 

@@ -19,7 +19,7 @@ def convert(*arguments):
     command = [sys.executable, str(TOOL), *map(str, arguments)]
     environment = {**os.environ, "XLA_FLAGS": ""}
     return subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=300, check=False
+        command, env=environment, capture_output=True, text=True, timeout=900, check=False
     )
 
 

@@ -44,17 +44,24 @@ KILLS = {
 }
 
 
-def script(kill, step):
-    """A run that kills itself in the given step (from 1), at the given point."""
+def script(kill, step, saved=None):
+    """A run that kills itself in the given step (from 1), at the given point.
+
+    Args:
+      saved: a checkpoint that it waits for then. They are written beside the steps, so that it is
+        a matter of luck which one is whole.
+    """
     target, patch = KILLS[kill]
     return f"""
-import os, signal
+import os, signal, time
 from curiojax.errors import exit_on_config_error
 from curiojax.rewards import pool
 from curiojax.rollout import sampler
 from curiojax.train import main
 from curiojax.training import checkpoint, grpo, policy_step
 def die():
+    while {str(saved or "")!r} and not os.path.isdir({str(saved or "")!r}):
+        time.sleep(0.05)
     os.kill(os.getpid(), signal.SIGKILL)
 original = {target}
 {patch}

@@ -35,7 +35,7 @@ def test_a_killed_run_ends_as_a_straight_one(folder):
     straight, output = folder / "straight", folder / "killed"
     done = guided(folder, straight)
     assert done.returncode == 0, done.stderr
-    killed = guided(folder, output, program=script("updating", 4))
+    killed = guided(folder, output, program=script("updating", 4, output / "checkpoints/2"))
     assert killed.returncode == -9, killed.stderr
     done = guided(folder, output)
     assert done.returncode == 0, done.stderr
