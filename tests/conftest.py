@@ -11,12 +11,30 @@ if "host_platform_device_count" not in _flags:
 # Tests write models, caches and runs to temporary folders only, and never reach for a hub.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# What is printed is the same in any terminal, and in none.
+for _name in ("COLUMNS", "LINES", "FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE"):
+    os.environ.pop(_name, None)
 
 import jax
 import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+try:
+    from hypothesis import HealthCheck, settings
+except ImportError:  # most tests do without
+    pass
+else:
+    # The same cases in every run, so that a submission fails by its own doing, and at any speed.
+    settings.register_profile(
+        "same",
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    settings.load_profile("same")
 
 
 def _gpu_present() -> bool:

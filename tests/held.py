@@ -24,9 +24,7 @@ def held(program: str, *, name: str, lines: int) -> str:
     return HELD.format(name=name, lines=lines) + program
 
 
-def wait_for(
-    condition: Callable[[], bool], process: subprocess.Popen, seconds: float = 600
-) -> None:
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:
     """Waits for something that a process, still running then, is to bring about."""
     deadline = time.monotonic() + 600
     while not condition():

@@ -50,7 +50,7 @@ def test_responses_that_are_too_short():
     assert ngram_diversity(Ngrams([]).count(1)) is None
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.lists(st.integers(0, 3) | st.just(150_000), max_size=12), min_size=1, max_size=5),
     st.none() | st.integers(0, 13),

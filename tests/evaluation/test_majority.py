@@ -25,7 +25,7 @@ def by_enumeration(answers, correct, k):
     return np.mean(scores)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_maj_at_k_is_the_mean_over_subsets(data):
     n = data.draw(st.integers(1, 8))

@@ -16,8 +16,7 @@ from curiojax.rewards.normalise import as_quantity, as_words, canonical, normali
 
 
 def random_cases(number):
-    """The same cases in every run, so that a submission fails by its own doing."""
-    return settings(max_examples=number, deadline=None, derandomize=True, database=None)
+    return settings(max_examples=number)
 
 
 PIECES = ["\\boxed{", "\\fbox{", "{", "}", "\\{", "\\}", "\\\\", "\\frac", "x", " ", "5", "$", "\\"]

@@ -34,6 +34,7 @@ class FakeServer(ThreadingHTTPServer):
       busy: how often the prefix cache cannot be emptied.
       broken: routes that answer 500.
       sleep_mode: whether it was started with `--enable-sleep-mode`.
+      meeting: by which requests for completions wait for each other, those of other servers, too.
       asleep: of `weights` and `kv_cache`, what is not in memory.
       bad_order: what was refused because it came when it must not; vLLM would take most of it, and
         answer from whatever the memory holds, or let the request wait for ever.
@@ -59,8 +60,9 @@ class FakeServer(ThreadingHTTPServer):
         self.bad_order: list[str] = []
         self.trace = lambda line: None
         self.logprobs_mode = "raw_logprobs"
-        self.lock = threading.Lock()
+        self.lock, self.closing = threading.Lock(), threading.Event()
         self.under_way = self.most_under_way = 0
+        self.meeting: threading.Barrier | None = None
 
     @property
     def url(self) -> str:
@@ -97,6 +99,7 @@ class FakeServer(ThreadingHTTPServer):
         return self
 
     def __exit__(self, *exception):
+        self.closing.set()
         self.shutdown()
         self.server_close()
 
@@ -188,6 +191,8 @@ class Handler(BaseHTTPRequestHandler):
         assert set(body) == FIELDS, set(body) ^ FIELDS
         time.sleep(fake.delay)
         probe = body["max_tokens"] == 1
+        if fake.meeting is not None and not probe:
+            fake.meeting.wait(timeout=300)
         with fake.lock:
             what = "" if probe or not fake.script else fake.script.pop(0)
         if what in ("400", "500", "503"):
@@ -196,7 +201,7 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
             return None
         if what == "hang":
-            time.sleep(3)
+            fake.closing.wait(60)
         if what == "forget":  # as after a restart by somebody else
             fake.weight_version = "default"
         choices = []
@@ -252,7 +257,8 @@ def main() -> None:
         return
     if "engine" in arguments:
         # Shared memory as Python's module leaves it, open and unlinked by nobody.
-        handle = Path(f"/dev/shm/psm_fake{os.getpid()}").open("w+b")
+        name = os.environ.get("FAKE_NAME", "fake")
+        handle = Path(f"/dev/shm/psm_{name}{os.getpid()}").open("w+b")
         handle.truncate(100)
         print(handle.name, flush=True)
         signal.pause()

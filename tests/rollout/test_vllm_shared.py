@@ -47,7 +47,7 @@ def client(rollout):
 
 def seen(rollout, since=0):
     """The requests of the server's present life, from the given one on."""
-    found = client(rollout).get("/seen", timeout=5)
+    found = client(rollout).get("/seen", timeout=60)
     assert not found["bad_order"]
     return found["paths"][since:]
 
@@ -63,7 +63,7 @@ def test_the_routes_of_a_step_come_in_order(rollout, weights):
     check(rollout, 0)
     for version in (1, 2):
         rollout.sleep()
-        assert client(rollout).get("/is_sleeping", timeout=5) == {"is_sleeping": True}
+        assert client(rollout).get("/is_sleeping", timeout=60) == {"is_sleeping": True}
         rollout.sync(weights[version], version)
         assert rollout.last_sync["ways"] == ["transfer"]
         check(rollout, version)
@@ -114,7 +114,7 @@ def test_refused_weights_leave_it_awake_with_the_old_ones(rollout, weights):
     rollout.sync(weights[1], 1)
     rollout.sleep()
     bad = {"refuse": "3 tensors are missing", "refuse_in": "version-00000002"}
-    client(rollout).post("/set", bad, timeout=5)
+    client(rollout).post("/set", bad, timeout=60)
     before = len(seen(rollout))
     with pytest.raises(WeightsRefused, match="3 tensors are missing"):
         rollout.sync(weights[2], 2)
@@ -124,7 +124,7 @@ def test_refused_weights_leave_it_awake_with_the_old_ones(rollout, weights):
 
 def test_what_does_not_take_weights_on_waking_is_started_anew(rollout, weights):
     rollout.sleep()
-    client(rollout).post("/set", {"broken": ["/update_weights", "/collective_rpc"]}, timeout=5)
+    client(rollout).post("/set", {"broken": ["/update_weights", "/collective_rpc"]}, timeout=60)
     pids = rollout._endpoints[0].process.pids()
     rollout.sync(weights[1], 1)
     assert rollout.last_sync["ways"] == ["restart"]
@@ -133,7 +133,7 @@ def test_what_does_not_take_weights_on_waking_is_started_anew(rollout, weights):
 
 
 def test_what_does_not_sleep_is_ended(rollout, capfd):
-    client(rollout).post("/set", {"broken": ["/sleep"]}, timeout=5)
+    client(rollout).post("/set", {"broken": ["/sleep"]}, timeout=60)
     pids = rollout._endpoints[0].process.pids()
     rollout.sleep()
     assert "ended, not asleep" in capfd.readouterr().err
@@ -167,9 +167,9 @@ def test_the_stand_in_refuses_any_other_order(order):
         server.sleep_mode = True
         talk = VllmClient(server.url)
         for path in order[:-1]:
-            talk.post(path, {}, timeout=5)
+            talk.post(path, {}, timeout=60)
         with pytest.raises(ServerError):
-            talk.post(order[-1], {"max_tokens": 2}, timeout=5)
+            talk.post(order[-1], {"max_tokens": 2}, timeout=60)
         assert len(server.bad_order) == 1
 
 
