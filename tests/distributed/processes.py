@@ -67,7 +67,7 @@ def start(command: Sequence[str], devices: int = 1, **environment: str) -> subpr
     )
 
 
-def ends(processes: Sequence[subprocess.Popen[str]], timeout: float = 600) -> list[tuple[int, str]]:
+def ends(processes: Sequence[subprocess.Popen[str]], timeout: float = 900) -> list[tuple[int, str]]:
     """The exit code of each process and what it wrote to standard error."""
     results = []
     try:

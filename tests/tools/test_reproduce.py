@@ -38,7 +38,7 @@ def environment():
 def reproduce(*arguments, **options):
     command = [sys.executable, str(ROOT / "tools/reproduce.py"), *map(str, arguments)]
     return subprocess.run(
-        command, env=environment(), capture_output=True, text=True, timeout=1000, **options
+        command, env=environment(), capture_output=True, text=True, timeout=1800, **options
     )
 
 

@@ -113,7 +113,7 @@ def run(folder: Path, output: Path, *more: str, script: str | None = None, devic
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
         check=False,
     )
 

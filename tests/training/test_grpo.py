@@ -114,7 +114,7 @@ def run(folder, output, *more, program=None):
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
         check=False,
     )
 
