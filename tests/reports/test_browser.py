@@ -27,6 +27,7 @@ if not CHROMIUM or not DRIVER:
     reason = "needs Chromium and its driver: apt-get install chromium chromium-driver"
     pytest.skip(reason, allow_module_level=True)
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+WebDriverException = pytest.importorskip("selenium.common.exceptions").WebDriverException
 
 FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --hide-scrollbars "
@@ -37,14 +38,25 @@ FLAGS = (
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
+    driver = start(tmp_path_factory)
+    driver.set_script_timeout(300)
+    yield driver
+    driver.quit()
+
+
+def start(tmp_path_factory, tries=3):
+    """A browser; its driver gives up early on one that takes long to start."""
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+    try:
+        return webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    except WebDriverException:
+        if tries == 1:
+            raise
+        return start(tmp_path_factory, tries - 1)
 
 
 @pytest.fixture(scope="module")
