@@ -1,5 +1,6 @@
 """What tools/reproduce.py makes of finished runs: numbers by hand, words, pictures."""
 
+import dataclasses
 import json
 import xml.etree.ElementTree as ElementTree
 
@@ -121,9 +122,9 @@ def test_hotter_decoding_is_a_row_of_the_control():
 # ---- words --------------------------------------------------------------------------------------
 
 
-def results(data):
+def results(data, planned=None):
     tables = [("table2", table) for table in build("table2", data)]
-    return findings.results_text(data, tables, "the command")
+    return findings.results_text(data, tables, "the command", planned or len(data.runs))
 
 
 @pytest.mark.parametrize("seeds", [1, 4])
@@ -150,6 +151,46 @@ def test_readings_need_the_seeds_themselves():
     kept = [r for r in data.runs if not (r.run.name == "curio" and r.run.seed < 3)]
     words = results(Data([*kept, *far]))
     assert words.count("too few seeds (2)") == 4  # strictly and by the search, twice told
+
+
+def test_rows_of_different_numbers_of_seeds_say_so():
+    """One method was run with more seeds than the other; what is not finished is said, too."""
+    more = [finished("gem", s, {4: (0.5, 0.3 + 0.01 * s)}) for s in range(2)]
+    data = Data([*two_methods(5).runs, *more])
+    table = build("table2", data)[0]
+    by = {
+        row[0]: dict(zip([c.title for c in table.columns], row, strict=True))
+        for row in table.texts()
+    }
+    assert (by["GEM"]["seeds"], by["CurioSFT"]["seeds"]) == ("2", "5")
+    assert "over 2 to 5 seeds" in table.caption
+    assert "seeds" not in [column.title for column in build("table2", two_methods(5))[0].columns]
+    words = results(data, planned=20)
+    assert "17 of 20 runs" in words
+    # What has five seeds is counted, what has fewer is not.
+    compared = [line for line in words.splitlines() if line.startswith("| Countdown, two")]
+    enough = sum("| 5 |" in line for line in compared)
+    assert 0 < enough < len(compared) and f"Of the {enough} comparisons below" in words
+    assert words.count("too few seeds (2)") == words.count("| GEM | vanilla SFT |") > 0
+    short = next(line for line in words.splitlines() if line.startswith("| method"))
+    assert short.endswith("| seeds |")
+
+
+def test_another_base_model_has_a_table_of_its_own():
+    def at(world):
+        return [
+            dataclasses.replace(item, run=dataclasses.replace(item.run, world=world))
+            for item in two_methods(5).runs
+        ]
+
+    data = Data([*two_methods(5).runs, *at("countdown@large")])
+    headings = [table.heading for table in build("table4", data)]
+    assert headings == [
+        "Table 4: Countdown, two strategies, the second in 20 %",
+        "Table 4: Countdown from large, two strategies, the second in 20 %",
+    ]
+    told = [f.data for f in findings.findings(data)]
+    assert len(told) == 2 * len([x for x in told if x.startswith("Countdown from large")])
 
 
 def test_the_readmes_block_is_replaced_and_nothing_else(tmp_path):
@@ -186,7 +227,7 @@ def test_a_figure_shows_the_means():
 def test_everything_is_written_for_what_is_there(tmp_path):
     pytest.importorskip("matplotlib")
     data = two_methods(2)
-    written = output.write_all(data, ["table1", "table2", "figure1"], tmp_path, "the command")
+    written = output.write_all(data, ["table1", "table2", "figure1"], tmp_path, "the command", 9)
     names = {path.name for path in written}
     assert names == {
         *("report.html", "results.md", "raw.json", "raw.csv", "table1.md", "table1.json"),
@@ -200,7 +241,7 @@ def test_everything_is_written_for_what_is_there(tmp_path):
     found = json.loads((tmp_path / "results/table2.json").read_text())
     assert {row["run"] for row in found["raw"]} == {"base", "vanilla", "curio"}
     assert found["paper"][0]["rows"]["psft"]["ID avg."] == 50.3
-    again = output.write_all(data, ["figure1"], tmp_path / "again", "the command")
+    again = output.write_all(data, ["figure1"], tmp_path / "again", "the command", 9)
     svg = next(path for path in again if path.suffix == ".svg")
     assert svg.read_bytes() == (tmp_path / "results/figure1.svg").read_bytes()
 

@@ -11,7 +11,7 @@ from curiojax.errors import ConfigError
 from curiojax.folders import write_text
 from reproduction import statistics
 from reproduction.methods import data_title, title
-from reproduction.paper_tables import EQUAL
+from reproduction.paper_tables import EQUAL, seeds_of
 from reproduction.plan import (
     AFTER_SFT,
     BEYOND,
@@ -19,7 +19,6 @@ from reproduction.plan import (
     HYBRIDS,
     LOW_LR,
     MAIN,
-    MODCHAIN,
     TABLE2,
     VANILLA,
     WARM_UP,
@@ -33,9 +32,9 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 AT_EQUAL = "at equal ID pass@1"
 READINGS = {1: "higher", 0: "not told apart", -1: "lower"}
 SHORT = {  # the columns of a table that a README has room for
-    "table2": ("method", "ID pass@1", "hard pass@", "entropy", "at equal ID", "paper"),
-    "table3": ("method", "ID pass@1", "hard pass@", "entropy", "paper"),
-    "table4": ("method", "ID pass@1", "hard pass@", "longer pass@", "entropy", "paper"),
+    "table2": ("method", "ID pass@1", "hard pass@", "entropy", "at equal ID", "paper", "seeds"),
+    "table3": ("method", "ID pass@1", "hard pass@", "entropy", "paper", "seeds"),
+    "table4": ("method", "ID pass@1", "hard pass@", "longer pass@", "entropy", "paper", "seeds"),
 }
 
 
@@ -52,7 +51,7 @@ class Finding(NamedTuple):
 def findings(data: Data) -> list[Finding]:
     """Every comparison that is read; listed here once, so that their number is known."""
     found: list[Finding] = []
-    for world in (COUNTDOWN, MODCHAIN):
+    for world in data.worlds:
         for name in data.sets(world):
             groups, where = data.groups(world, name), data_title(world, name)
             for method in (*TABLE2[1:], *BEYOND):
@@ -90,28 +89,31 @@ def _at_equal(
                 yield Finding(where, title(method), title(control), label, change)
 
 
-def results_text(data: Data, tables: Sequence[tuple[str, Table]], command: str) -> str:
+def results_text(
+    data: Data, tables: Sequence[tuple[str, Table]], command: str, planned: int
+) -> str:
     """`results.md`: how it was made, what may be said, the short tables and all comparisons."""
-    count = len(data.seeds)
     found = findings(data)
-    parts = [f"Made by `{command}`: {_seeds(count)}, {len(data.runs)} runs. {_scope()}"]
-    if count < FEWEST_SEEDS:
+    runs = (
+        f"{len(data.runs)} runs"
+        if len(data.runs) == planned
+        else f"{len(data.runs)} of {planned} runs"
+    )
+    parts = [f"Made by `{command}`: {runs}. {_scope()}"]
+    most = max((f.difference.count for f in found), default=0)
+    if most < FEWEST_SEEDS:
         parts.append(
-            f"**With {_seeds(count)} nothing is claimed**; {FEWEST_SEEDS} are the least for that. "
-            "The numbers below are what was measured."
+            f"**With {seeds_of([most])} nothing is claimed**; {FEWEST_SEEDS} are the least for "
+            "that. The numbers below are what was measured."
         )
     else:
-        parts += list(_claims(found, count))
+        parts += list(_claims(found))
     for target, table in tables:
         if target in SHORT and (target != "table2" or data_title(COUNTDOWN, MAIN) in table.heading):
             parts.append(_short(table, SHORT[target]).markdown())
     if found:
-        parts.append(_comparisons(found, count, data).markdown())
+        parts.append(_comparisons(found, data).markdown())
     return "\n\n".join(part.strip() for part in parts) + "\n"
-
-
-def _seeds(count: int) -> str:
-    return f"{count} seed{'' if count == 1 else 's'}"
 
 
 def _scope() -> str:
@@ -123,12 +125,14 @@ def _scope() -> str:
     )
 
 
-def _claims(found: Sequence[Finding], count: int) -> Iterable[str]:
+def _claims(found: Sequence[Finding]) -> Iterable[str]:
     """The comparisons whose intervals leave out zero, and how many do not."""
-    clear = [f for f in found if f.difference.count >= FEWEST_SEEDS and f.difference.sign]
+    enough = [f for f in found if f.difference.count >= FEWEST_SEEDS]
+    clear = [f for f in enough if f.difference.sign]
     yield (
-        f"Of {len(found)} comparisons below ({_seeds(count)}, 95 % t intervals), {len(clear)} "
-        f"leave out zero; about {max(1, round(0.05 * len(found)))} would by chance, if nothing "
+        f"Of the {len(enough)} comparisons below that have {FEWEST_SEEDS} seeds or more (95 % t "
+        f"intervals), {len(clear)} leave out zero; about {max(1, round(0.05 * len(enough)))} "
+        "would by chance, if nothing "
         "differed. Which comparisons there are is fixed in the code; none is corrected for the "
         "others."
     )
@@ -165,10 +169,10 @@ def _number(value: Difference) -> str:
     return text(value, Column(""))
 
 
-def _comparisons(found: Sequence[Finding], count: int, data: Data) -> Table:
+def _comparisons(found: Sequence[Finding], data: Data) -> Table:
     columns = [Column(name) for name in ("data", "method", "control", "score", "difference")]
     columns.append(Column("seeds", 1.0, 0))
-    claims = count >= FEWEST_SEEDS
+    claims = any(f.difference.count >= FEWEST_SEEDS for f in found)
     if claims:
         columns.append(Column("reading"))
     rows = []

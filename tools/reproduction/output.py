@@ -17,8 +17,8 @@ from curiojax.reports import page
 from reproduction import paper
 from reproduction.figures import draw
 from reproduction.findings import results_text
-from reproduction.paper_tables import build
-from reproduction.plan import READS
+from reproduction.paper_tables import build, seeds_of
+from reproduction.plan import reads
 from reproduction.records import Data, raw_rows
 from reproduction.tables import Table, to_json
 
@@ -52,8 +52,10 @@ def check_matplotlib(targets: Sequence[str]) -> None:
             ) from None
 
 
-def write_all(data: Data, targets: Sequence[str], output: Path, command: str) -> list[Path]:
-    """Writes what there is for the targets; returns the files, the report first."""
+def write_all(
+    data: Data, targets: Sequence[str], output: Path, command: str, planned: int
+) -> list[Path]:
+    """Writes what there is for the targets, of `planned` runs; the files, the report first."""
     folder = output / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     raw = raw_rows(data)
@@ -67,7 +69,7 @@ def write_all(data: Data, targets: Sequence[str], output: Path, command: str) ->
                 tables += [(target, table) for table in made]
                 texts = "\n".join(table.markdown() for table in made)
                 written.append(_write(folder / f"{target}.md", texts))
-                names = {name for _, _, read in READS[target] for name in read}
+                names = {name for _, _, read in reads(target, data.worlds) for name in read}
                 rows = [row for row in raw if row["run"] in names]
                 text = to_json(made, rows, PRINTED[target])
                 written.append(_write(folder / f"{target}.json", text))
@@ -77,8 +79,8 @@ def write_all(data: Data, targets: Sequence[str], output: Path, command: str) ->
                 pictures[target] = _picture(figure, "png")
                 written.append(_write(folder / f"{target}.png", pictures[target]))
                 written.append(_write(folder / f"{target}.svg", _picture(figure, "svg")))
-    results = results_text(data, tables, command)
-    report = _report(data, tables, pictures, results)
+    results = results_text(data, tables, command, planned)
+    report = _report(data, tables, pictures, results, planned)
     return [
         _write(folder / "report.html", report),
         _write(folder / "results.md", results),
@@ -93,9 +95,10 @@ def _report(
     tables: Sequence[tuple[str, Table]],
     pictures: Mapping[str, bytes],
     results: str,
+    planned: int,
 ) -> str:
     title = "The paper's comparison, rerun"
-    count = len(data.seeds)
+    done, seeds = len(data.runs), seeds_of([len(data.seeds)])
     body = []
     for number, (_, table) in enumerate(tables):
         columns = [column.title for column in table.columns]
@@ -112,7 +115,7 @@ def _report(
             page.section(HEADINGS[target], f'<figure class="plot">{image}</figure>{note}', target)
         )
     body.append(page.section("In words", page.details("results.md", results), "words"))
-    notes = [f"{count} seed{'' if count == 1 else 's'}, {len(data.runs)} runs."]
+    notes = [f"{seeds}, {done} runs." if done == planned else f"{done} of {planned} runs so far."]
     heading = f"<h1>{page.escape(title)}</h1>{page.paragraphs(notes)}{page.contents(body)}"
     return page.page(title, "\n".join([f"<header>{heading}</header>", *body]), css=CSS)
 
