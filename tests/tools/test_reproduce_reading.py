@@ -224,6 +224,20 @@ def test_a_figure_shows_the_means():
     assert figures.figure1({}, 4) is None
 
 
+def test_the_picture_of_table_2_has_the_controls_path():
+    pytest.importorskip("matplotlib")
+    figure = figures.draw("table2", two_methods(3))
+    strictly, by_steps = figure.axes
+    (path,) = [line for line in strictly.get_lines() if len(line.get_xdata()) == 2]
+    assert list(path.get_xdata()) == pytest.approx([0.2, 0.6])
+    assert list(path.get_ydata()) == pytest.approx([0.4, 0.2])
+    ends = [line for line in by_steps.get_lines() if line.get_marker() in "os"]
+    found = {(round(end.get_xdata()[0], 6), round(end.get_ydata()[0], 6)) for end in ends}
+    assert found == {(0.7, 0.3), (0.6, 0.46)}  # vanilla SFT and CurioSFT, by the search
+    assert figures.draw("table3", two_methods(3)) is None
+    assert figures.draw("table2", Data([])) is None
+
+
 def test_everything_is_written_for_what_is_there(tmp_path):
     pytest.importorskip("matplotlib")
     data = two_methods(2)
@@ -231,7 +245,7 @@ def test_everything_is_written_for_what_is_there(tmp_path):
     names = {path.name for path in written}
     assert names == {
         *("report.html", "results.md", "raw.json", "raw.csv", "table1.md", "table1.json"),
-        *("table2.md", "table2.json", "figure1.png", "figure1.svg"),
+        *("table2.md", "table2.json", "table2.png", "table2.svg", "figure1.png", "figure1.svg"),
     }
     assert set(path.name for path in (tmp_path / "results").iterdir()) == names
     assert (tmp_path / "results/figure1.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
