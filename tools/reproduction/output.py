@@ -17,7 +17,7 @@ from curiojax.folders import write_text
 from curiojax.reports import page
 from reproduction import paper
 from reproduction.figures import draw
-from reproduction.findings import results_text
+from reproduction.findings import in_words
 from reproduction.paper_tables import build, seeds_of
 from reproduction.plan import reads
 from reproduction.records import Data, raw_rows
@@ -84,11 +84,12 @@ def write_all(
             pictures[target] = _picture(figure, "png")
             written.append(_write(folder / f"{target}.png", pictures[target]))
             written.append(_write(folder / f"{target}.svg", _picture(figure, "svg")))
-    results = results_text(data, tables, command, planned)
-    report = _report(data, tables, pictures, results, planned)
+    words = in_words(data, tables, command, planned)
+    report = _report(data, tables, pictures, words.results, planned)
     return [
         _write(folder / "report.html", report),
-        _write(folder / "results.md", results),
+        _write(folder / "results.md", words.results),
+        _write(folder / "summary.md", words.summary),
         _write(folder / "raw.json", json.dumps(raw, indent=1) + "\n"),
         _write(folder / "raw.csv", _csv(raw)),
         *written,
