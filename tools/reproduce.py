@@ -3,14 +3,16 @@
     python tools/reproduce.py all --scale laptop --seeds 1      embedded worlds, a laptop CPU
     python tools/reproduce.py table2 figure2 --seeds 5          some of it; more seeds extend it
     python tools/reproduce.py table2 --methods curio,base-kl    and vanilla SFT, the control
+    python tools/reproduce.py table4 --base countdown=FOLDER    another base model beside ours
     python tools/reproduce.py all --scale paper                 the commands for eight GPUs
 
 Targets: table1, table2, table3, table4, figure1, figure2, figure4, figure5, all. They share runs:
 each happens once, what is done is skipped, and killed anywhere the same command goes on; at most
 the run in flight is lost. `laptop` runs what is missing and writes into OUTPUT/results a table
 (.md, .json) or a figure (.png, .svg) for each target, `raw.json` and `raw.csv` with every number of
-every seed, `report.html` with all of it and `results.md` in words. `paper` runs nothing: it prints
-commands, memory plans and expected hours, and fills the tables from the runs that are finished.
+every seed, `report.html` with all of it, and `summary.md` and `results.md` in words; with
+`--no-run` it writes them from what is finished so far. `paper` runs nothing: it prints commands,
+memory plans and expected hours, and fills the tables from the runs that are finished.
 """
 
 from __future__ import annotations
@@ -18,23 +20,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 if __name__ != "__main__":  # imported by a test
     sys.path.insert(0, str(Path(__file__).parent))
 
 from curiojax import folders, progress
-from curiojax.config import RunConfig, load_config, read_yaml
-from curiojax.data.worlds import WORLDS, embedded_world
 from curiojax.errors import ConfigError, exit_on_config_error
-from curiojax.yaml_files import find_config
 from reproduction import crew, paper_scale
 from reproduction import output as output_module
 from reproduction.findings import write_readme
 from reproduction.plan import TARGETS, plan
 from reproduction.records import load
+from reproduction.settings import CONFIGS, read_configs
 
-CONFIGS = ("configs/reproduce/laptop.yaml", "configs/reproduce/laptop_modchain.yaml")
 MARKER = "reproduction.json"
 
 
@@ -57,8 +57,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--output", type=Path, default=None, help="default runs/reproduction, or runs/paper")
     add("--methods", default="", metavar="NAME,...", help="runs of the config, not all of them")
     add("--config", nargs="+", metavar="FILE", help=f"another scale (default {CONFIGS[0]})")
+    add("--base", action="append", default=[], metavar="WORLD=FOLDER", help="Table 4 for it, too")
+    add("--no-run", action="store_true", help="write what is finished; run nothing")
     add("--jobs", type=int, default=crew.default_jobs(), help="runs at once (default %(default)s)")
-    add("--write-readme", type=Path, metavar="FILE", help="put results.md between its markers")
+    add("--write-readme", type=Path, metavar="FILE", help="put summary.md between its markers")
     options = parser.parse_args(arguments)
     for target in options.targets:
         if target not in (*TARGETS, "all"):
@@ -75,17 +77,23 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 def reproduce_laptop(options: argparse.Namespace) -> None:
     """Runs what is missing and writes what was found."""
     output_module.check_matplotlib(options.targets)
-    configs = read_configs(options.config)
+    configs = read_configs(options.config, options.base)
     output = options.output or Path("runs/reproduction")
-    by_world = {world: config for world, (_, config) in configs.items()}
-    runs = plan(by_world, options.targets, options.seeds, options.methods)
-    with folders.lock(claim(output)):
-        files = [str(file) for file, _ in configs.values()]
-        errors = crew.run_missing(runs, output, files, options.jobs)
+    runs = plan(configs, options.targets, options.seeds, options.methods)
+    errors: dict[str, str] = {}
+    # Reading takes no lock, so that one can look while another process runs.
+    with nullcontext() if options.no_run else folders.lock(claim(output)):
+        if not options.no_run:
+            sources = {"files": options.config, "bases": options.base}
+            errors = crew.run_missing(runs, output, sources, options.jobs)
         data = load(runs, output)
-        written = output_module.write_all(data, options.targets, output, command(options))
+        if not data.runs:
+            raise ConfigError(f"--output: nothing is finished in {output}; leave out --no-run")
+        written = output_module.write_all(
+            data, options.targets, output, command(options), len(runs)
+        )
         if options.write_readme:
-            results = output / output_module.FOLDER / "results.md"
+            results = output / output_module.FOLDER / "summary.md"
             write_readme(options.write_readme, results.read_text(encoding="utf-8"))
     left = {"runs": f"{len(data.runs)} of {len(runs)}", "report": written[0], "words": written[1]}
     progress.print_pairs("written", left)
@@ -98,7 +106,7 @@ def reproduce_laptop(options: argparse.Namespace) -> None:
 
 def reproduce_paper(options: argparse.Namespace) -> None:
     """Prints what to run, and the tables of what has been run."""
-    for name in ("methods", "config", "write_readme"):
+    for name in ("methods", "config", "base", "no_run", "write_readme"):
         if getattr(options, name):
             raise ConfigError(f"--{name.replace('_', '-')}: only with --scale laptop; remove it")
     found = paper_scale.show(options.targets, options.seeds, options.output or Path("runs/paper"))
@@ -111,31 +119,8 @@ def command(options: argparse.Namespace) -> str:
     """How the results are made, for those who read them."""
     targets = "all" if options.targets == list(TARGETS) else " ".join(options.targets)
     chosen = f" --methods {','.join(options.methods)}" if options.methods else ""
+    chosen += "".join(f" --base {base}" for base in options.base)
     return f"python tools/reproduce.py {targets} --scale laptop --seeds {options.seeds}{chosen}"
-
-
-def read_configs(files: list[str] | None) -> dict[str, tuple[Path, RunConfig]]:
-    """The config of each world, with its file."""
-    found: dict[str, tuple[Path, RunConfig]] = {}
-    for name in files or CONFIGS:
-        path = find_config(name)
-        if not files and not is_built(read_yaml(path)["world"]["name"]):
-            continue
-        config = load_config(path)
-        if config.world is None:
-            raise ConfigError(f"--config: {path} has no world; see {CONFIGS[0]}")
-        if config.world.name in found:
-            raise ConfigError(
-                f"--config: {path} and {found[config.world.name][0]} are of the same world; give "
-                "each an --output of its own"
-            )
-        found[config.world.name] = (path, config)
-    return found
-
-
-def is_built(world: str) -> bool:
-    """Whether there is a base model to start from."""
-    return world in WORLDS and (embedded_world(world).base_model / "config.json").is_file()
 
 
 def claim(output: Path) -> Path:

@@ -177,6 +177,16 @@ def test_what_is_done_is_only_read(command, continued):
     assert (output / "results/report.html").is_file() and "seconds of work" not in again.stderr
 
 
+def test_what_is_finished_can_be_written_before_the_rest(command, continued):
+    arguments, output = command
+    _, _, _, before = continued
+    early = reproduce(*arguments, "--seeds", "3", "--no-run")
+    assert early.returncode == 0, early.stderr
+    assert records(output) == before and "seconds of work" not in early.stderr
+    words = (output / "results/results.md").read_text()
+    assert f"{2 * len(RUNS)} of {3 * len(RUNS)} runs" in words
+
+
 def test_a_run_that_fails_does_not_stop_the_others(command, continued, tmp_path):
     arguments, output = command
     folder = tmp_path / "out"
@@ -203,6 +213,12 @@ def test_a_run_that_fails_does_not_stop_the_others(command, continued, tmp_path)
         (["table2", "--output", "README.md"], "error: --output: README.md is a file"),
         (["table2", "--output", "tests"], "error: --output: tests is not empty and holds no"),
         (["table2", "--config", "none.yaml"], "error: none.yaml"),
+        (["table4", "--base", "runs"], "error: --base: 'runs' is not of the form countdown=FOLDER"),
+        (["table4", "--base", "countdown=tests"], "error: --base: tests holds no checkpoint; make"),
+        (
+            ["table2", "--no-run", "--output", "none"],
+            "error: --output: nothing is finished in none",
+        ),
         (["table2", "--config", "configs/qwen3-4b/sft.yaml"], "error: --config: "),
     ],
 )

@@ -1,24 +1,33 @@
 """What tools/reproduce.py runs, at either scale."""
 
 import shlex
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from curiojax import quickstart
 from curiojax.config import load_config
+from curiojax.data.worlds import embedded_world
 from curiojax.data.worlds.countdown import reachable
 from curiojax.errors import ConfigError
 from curiojax.evaluation.settings import load_settings
 from curiojax.objectives import POLICY_OBJECTIVES
 from curiojax.rewards.countdown import parse_ground_truth
-from reproduction import paper
+from reproduction import paper, settings
 from reproduction.paper_runs import hours, paper_runs, state_gigabytes
-from reproduction.plan import BASE, HYBRIDS, SETS, TARGETS, plan
+from reproduction.plan import BASE, HYBRIDS, OTHER_BASE, SETS, TARGETS, configured, plan
+from reproduction.records import is_done
+from reproduction.worker import answer
 
 ROOT = Path(__file__).parents[2]
 LAPTOP = ROOT / "configs/reproduce/laptop.yaml"
+SMALL = {
+    **{"num_demonstrations": 8, "num_prompts": 8, "id_prompts": 8, "hard_prompts": 8},
+    "samples": 2,
+}
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +106,62 @@ def test_hybrids_see_demonstrations_of_easy_problems_only(config, tmp_path):
         assert (target in reachable(tuple(sorted(numbers)), "+-")) == has
 
 
+@pytest.fixture
+def other_base(tmp_path):
+    folder = tmp_path / "large"
+    shutil.copytree(embedded_world("countdown").base_model, folder)
+    return folder
+
+
+def test_another_base_model_runs_table_4_beside_the_shipped_one(other_base, config, everything):
+    configs = settings.read_configs([str(LAPTOP)], [f"countdown={other_base}"])
+    assert list(configs) == ["countdown", "countdown@large"]
+    runs = plan(configs, TARGETS, 1)
+    shipped = [run for run in runs if run.world == "countdown"]
+    ours = [run for run in runs if run.world == "countdown@large"]
+    # The other one adds runs and changes none.
+    assert shipped == everything
+    assert {run.name for run in ours} == set(OTHER_BASE)
+    assert len({run.key for run in runs}) == len(runs)
+    assert ours[1].key == "seed-0/countdown-large-two-0.2/vanilla"
+    for run in ours:
+        assert run.settings["base"]
+        if run.name != BASE:
+            drawn = configured(configs[run.world], run.demonstrations, run.seed)
+            drawn = drawn.model_copy(update={"world": drawn.world.model_copy(update=SMALL)})
+            member = quickstart.member(drawn, run.name, other_base.parent)
+            start = other_base if run.after is None else other_base.parent / f"{run.after}/hf"
+            assert member.model.path == str(start) and member.model.compute_dtype == "float32"
+
+
+def test_other_weights_are_another_run(other_base):
+    def settings_of():
+        configs = settings.read_configs([str(LAPTOP)], [f"countdown={other_base}"])
+        return [run.settings for run in plan(configs, ["table4"], 1) if "@" in run.world]
+
+    before = settings_of()
+    assert before == settings_of()
+    path = other_base / "model.safetensors"
+    weights = load_file(path)
+    weights["model.norm.weight"] *= 1.5
+    save_file(weights, path, metadata={"format": "pt"})
+    assert not any(old == new for old, new in zip(before, settings_of(), strict=True))
+
+
+def test_a_worker_starts_from_the_other_base_model(other_base, tmp_path):
+    configs = settings.read_configs([str(LAPTOP)], [f"countdown={other_base}"])
+    small = {
+        k: c.model_copy(update={"world": c.world.model_copy(update=SMALL)})
+        for k, c in configs.items()
+    }
+    run = next(run for run in plan(small, ["table4"], 1) if "@" in run.world)
+    (other_base / "model.safetensors").rename(other_base / "gone")
+    assert "error" in answer(run, small, tmp_path)
+    (other_base / "gone").rename(other_base / "model.safetensors")
+    assert answer(run, small, tmp_path) == {"key": run.key}
+    assert is_done(run, tmp_path)
+
+
 def test_methods_are_chosen_with_their_control_and_their_start(config):
     runs = plan({"countdown": config}, ["table3"], 1, ["curio+grpo"])
     assert {run.name for run in runs} == {"base", "vanilla", "curio", "curio+grpo"}
@@ -105,14 +170,14 @@ def test_methods_are_chosen_with_their_control_and_their_start(config):
 
 
 def test_the_settings_of_a_run_hold_all_that_its_numbers_depend_on(config):
-    def settings(changed):
+    def of(changed):
         run = next(r for r in plan({"countdown": changed}, ["table1"], 1) if r.name == "vanilla")
         return run.settings
 
     world = config.world.model_copy(update={"hard_prompts": 9})
-    assert settings(config) == settings(config)
-    assert settings(config) != settings(config.model_copy(update={"world": world}))
-    assert settings(config) != settings(config.model_copy(update={"steps": 7}))
+    assert of(config) == of(config)
+    assert of(config) != of(config.model_copy(update={"world": world}))
+    assert of(config) != of(config.model_copy(update={"steps": 7}))
 
 
 # ---- the paper's own scale ----------------------------------------------------------------------

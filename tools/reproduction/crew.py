@@ -31,14 +31,14 @@ def default_jobs() -> int:
 
 
 def run_missing(
-    runs: Sequence[Run], output: Path, files: Sequence[str], jobs: int
+    runs: Sequence[Run], output: Path, sources: Mapping[str, Any], jobs: int
 ) -> dict[str, str]:
     """Does what is not done yet.
 
     Args:
       runs: each after the one it starts from.
       output: the folder of all runs.
-      files: config files of the scale, for the workers.
+      sources: `files` and `bases`, from which the workers read the configs as well.
       jobs: processes.
 
     Returns:
@@ -51,7 +51,7 @@ def run_missing(
     state = _State(todo, estimates)
     events: SimpleQueue[tuple[_Worker, dict[str, Any]]] = SimpleQueue()
     jobs = min(jobs, len(todo))
-    workers = [_Worker(n, output, files, events, cores_of(n, jobs)) for n in range(jobs)]
+    workers = [_Worker(n, output, sources, events, cores_of(n, jobs)) for n in range(jobs)]
     try:
         with progress.bar("seconds of work") as bar:
             while not state.finished:
@@ -179,14 +179,14 @@ class _Worker:
         self,
         number: int,
         output: Path,
-        files: Sequence[str],
+        sources: Mapping[str, Any],
         events: SimpleQueue[tuple[_Worker, dict[str, Any]]],
         cores: Sequence[int],
     ):
         self.run: Run | None = None
         self._log = output / "logs" / f"worker-{number}.log"
-        chosen = ",".join(map(str, cores))
-        self._command = [sys.executable, "-m", "reproduction.worker", chosen, str(output), *files]
+        arguments = [str(output), json.dumps(sources), ",".join(map(str, cores))]
+        self._command = [sys.executable, "-m", "reproduction.worker", *arguments]
         self._events = events
         self._process: subprocess.Popen[str] | None = None
 

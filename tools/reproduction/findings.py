@@ -1,4 +1,4 @@
-"""What was found, in words and numbers: `results.md`, from which the README's section is made."""
+"""What was found, in words and numbers: `summary.md`, the README's section, and `results.md`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from curiojax.errors import ConfigError
 from curiojax.folders import write_text
 from reproduction import statistics
 from reproduction.methods import data_title, title
-from reproduction.paper_tables import EQUAL
+from reproduction.paper_tables import EQUAL, seeds_of
 from reproduction.plan import (
     AFTER_SFT,
     BEYOND,
@@ -19,7 +19,6 @@ from reproduction.plan import (
     HYBRIDS,
     LOW_LR,
     MAIN,
-    MODCHAIN,
     TABLE2,
     VANILLA,
     WARM_UP,
@@ -33,9 +32,9 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 AT_EQUAL = "at equal ID pass@1"
 READINGS = {1: "higher", 0: "not told apart", -1: "lower"}
 SHORT = {  # the columns of a table that a README has room for
-    "table2": ("method", "ID pass@1", "hard pass@", "entropy", "at equal ID", "paper"),
-    "table3": ("method", "ID pass@1", "hard pass@", "entropy", "paper"),
-    "table4": ("method", "ID pass@1", "hard pass@", "longer pass@", "entropy", "paper"),
+    "table2": ("method", "ID pass@", "hard pass@", "entropy", "at equal ID", "paper", "seeds"),
+    "table3": ("method", "ID pass@", "hard pass@", "paper", "seeds"),
+    "table4": ("method", "ID pass@", "hard pass@", "longer pass@", "entropy", "seeds"),
 }
 
 
@@ -52,7 +51,7 @@ class Finding(NamedTuple):
 def findings(data: Data) -> list[Finding]:
     """Every comparison that is read; listed here once, so that their number is known."""
     found: list[Finding] = []
-    for world in (COUNTDOWN, MODCHAIN):
+    for world in data.worlds:
         for name in data.sets(world):
             groups, where = data.groups(world, name), data_title(world, name)
             for method in (*TABLE2[1:], *BEYOND):
@@ -90,28 +89,44 @@ def _at_equal(
                 yield Finding(where, title(method), title(control), label, change)
 
 
-def results_text(data: Data, tables: Sequence[tuple[str, Table]], command: str) -> str:
-    """`results.md`: how it was made, what may be said, the short tables and all comparisons."""
-    count = len(data.seeds)
+class Words(NamedTuple):
+    """The two texts.
+
+    Attributes:
+      summary: how the results were made, what may be said, the short tables.
+      results: the same and all comparisons.
+    """
+
+    summary: str
+    results: str
+
+
+def in_words(data: Data, tables: Sequence[tuple[str, Table]], command: str, planned: int) -> Words:
+    """What is written of finished runs, `planned` being how many the command asks for."""
     found = findings(data)
-    parts = [f"Made by `{command}`: {_seeds(count)}, {len(data.runs)} runs. {_scope()}"]
-    if count < FEWEST_SEEDS:
+    runs = (
+        f"{len(data.runs)} runs"
+        if len(data.runs) == planned
+        else f"{len(data.runs)} of {planned} runs"
+    )
+    parts = [f"Made by `{command}`: {runs}. {_scope()}"]
+    most = max((f.difference.count for f in found), default=0)
+    if most < FEWEST_SEEDS:
         parts.append(
-            f"**With {_seeds(count)} nothing is claimed**; {FEWEST_SEEDS} are the least for that. "
-            "The numbers below are what was measured."
+            f"**With {seeds_of([most])} nothing is claimed**; {FEWEST_SEEDS} are the least for "
+            "that. The numbers below are what was measured."
         )
     else:
-        parts += list(_claims(found, count))
+        parts += list(_claims(found))
     for target, table in tables:
         if target in SHORT and (target != "table2" or data_title(COUNTDOWN, MAIN) in table.heading):
-            parts.append(_short(table, SHORT[target]).markdown())
-    if found:
-        parts.append(_comparisons(found, count, data).markdown())
+            parts.append(_short(target, table).markdown())
+    every = [_comparisons(found, data).markdown()] if found else []
+    return Words(_joined(parts), _joined([*parts, *every]))
+
+
+def _joined(parts: Sequence[str]) -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
-
-
-def _seeds(count: int) -> str:
-    return f"{count} seed{'' if count == 1 else 's'}"
 
 
 def _scope() -> str:
@@ -123,21 +138,22 @@ def _scope() -> str:
     )
 
 
-def _claims(found: Sequence[Finding], count: int) -> Iterable[str]:
+def _claims(found: Sequence[Finding]) -> Iterable[str]:
     """The comparisons whose intervals leave out zero, and how many do not."""
-    clear = [f for f in found if f.difference.count >= FEWEST_SEEDS and f.difference.sign]
+    enough = [f for f in found if f.difference.count >= FEWEST_SEEDS]
+    clear = [f for f in enough if f.difference.sign]
     yield (
-        f"Of {len(found)} comparisons below ({_seeds(count)}, 95 % t intervals), {len(clear)} "
-        f"leave out zero; about {max(1, round(0.05 * len(found)))} would by chance, if nothing "
-        "differed. Which comparisons there are is fixed in the code; none is corrected for the "
-        "others."
+        f"Of the {len(enough)} comparisons that have {FEWEST_SEEDS} seeds or more (95 % t "
+        f"intervals), {len(clear)} leave out zero; about {max(1, round(0.05 * len(enough)))} "
+        "would by chance, if nothing differed. Which comparisons there are is fixed in the code; "
+        "none is corrected for the others."
     )
     lines = []
     for key in ("curio", "base-kl"):
         for control in (VANILLA, LOW_LR):
             ours = [
                 f
-                for f in found
+                for f in enough
                 if (f.method, f.control) == (title(key), title(control)) and AT_EQUAL in f.score
             ]
             for label in dict.fromkeys(f.score for f in ours):
@@ -145,7 +161,7 @@ def _claims(found: Sequence[Finding], count: int) -> Iterable[str]:
                 lines.append(f"- {title(key)} against {title(control)}, {label}: {told}.")
     control = title(f"{VANILLA}+grpo")
     for key in ("curio+grpo", "base-kl+grpo"):
-        for f in found:
+        for f in enough:
             if f.method == title(key) and f.control == control:
                 lines.append(f"- {f.method} against {control}, {f.score}: {_told(f)}.")
     yield "\n".join(lines)
@@ -165,10 +181,10 @@ def _number(value: Difference) -> str:
     return text(value, Column(""))
 
 
-def _comparisons(found: Sequence[Finding], count: int, data: Data) -> Table:
+def _comparisons(found: Sequence[Finding], data: Data) -> Table:
     columns = [Column(name) for name in ("data", "method", "control", "score", "difference")]
     columns.append(Column("seeds", 1.0, 0))
-    claims = count >= FEWEST_SEEDS
+    claims = any(f.difference.count >= FEWEST_SEEDS for f in found)
     if claims:
         columns.append(Column("reading"))
     rows = []
@@ -181,14 +197,14 @@ def _comparisons(found: Sequence[Finding], count: int, data: Data) -> Table:
     return Table("All comparisons", columns, rows, f"{caption} {EQUAL.format(k=data.samples)}")
 
 
-def _short(table: Table, wanted: Sequence[str]) -> Table:
-    """The table with the columns whose heading begins as wanted; pass@1 of hard left out."""
+def _short(target: str, table: Table) -> Table:
+    """The table with the columns that a README has room for."""
     kept = [
         i
         for i, column in enumerate(table.columns)
-        if any(column.title.startswith(name) for name in wanted)
-        and column.title != "hard pass@1"
-        and " - " not in column.title
+        if any(column.title.startswith(name) for name in SHORT[target])
+        and column.title not in ("ID pass@16", "hard pass@1")
+        and (target == "table3" or " - " not in column.title)
     ]
     rows = [[row[i] for i in kept] for row in table.rows]
     return Table(table.heading, [table.columns[i] for i in kept], rows, table.caption)

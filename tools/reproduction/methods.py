@@ -42,9 +42,10 @@ def title(name: str) -> str:
 
 
 def data_title(world: str, demonstrations: str) -> str:
-    """Of a set of demonstrations."""
+    """Of a set of demonstrations in a world; `countdown@large` is one with another base model."""
+    name, at, base = world.partition("@")
     kind, _, share = demonstrations.partition(" ")
     said = {"canon": "one strategy"}.get(kind, demonstrations)
     if kind == "two":
         said = f"two strategies, the second in {100 * float(share):g} %"
-    return f"{world.capitalize()}, {said}"
+    return f"{name.capitalize()}{f' from {base}' if at else ''}, {said}"

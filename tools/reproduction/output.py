@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import importlib.util
 import io
 import json
 import os
@@ -16,9 +17,9 @@ from curiojax.folders import write_text
 from curiojax.reports import page
 from reproduction import paper
 from reproduction.figures import draw
-from reproduction.findings import results_text
-from reproduction.paper_tables import build
-from reproduction.plan import READS
+from reproduction.findings import in_words
+from reproduction.paper_tables import build, seeds_of
+from reproduction.plan import reads
 from reproduction.records import Data, raw_rows
 from reproduction.tables import Table, to_json
 
@@ -32,8 +33,14 @@ PRINTED = {
     "table3": [paper.TABLE3],
     "table4": list(paper.TABLE4.values()),
 }
+PLANE = (
+    "Marks: the end of each method's runs, mean and standard error over seeds; lines: the "
+    "checkpoints of plain SFT at both learning rates on their way. The height above the lines is "
+    "what counts. Strictly, plain SFT climbs for as long as it is learning the answer's format."
+)
 CSS = "figure.plot { margin: 0 } figure.plot img { width: 100%; background: #fff }"
 HEADINGS = {
+    "table2": "Table 2 as a picture: what is kept at which accuracy",
     "figure1": "Figure 1: entropy and accuracy over SFT, then RL",
     "figure2": "Figure 2: entropy coefficients",
     "figure4": "Figure 4: accuracy against diversity",
@@ -44,22 +51,23 @@ HEADINGS = {
 def check_matplotlib(targets: Sequence[str]) -> None:
     """Raises a `ConfigError` when figures are asked for that nothing could draw."""
     if any(target.startswith("figure") for target in targets):
-        try:
-            import matplotlib  # noqa: F401
-        except ImportError:
+        if importlib.util.find_spec("matplotlib") is None:
             raise ConfigError(
                 "TARGET: figures need matplotlib; pip install -e '.[reproduce]', or name tables"
-            ) from None
+            )
 
 
-def write_all(data: Data, targets: Sequence[str], output: Path, command: str) -> list[Path]:
-    """Writes what there is for the targets; returns the files, the report first."""
+def write_all(
+    data: Data, targets: Sequence[str], output: Path, command: str, planned: int
+) -> list[Path]:
+    """Writes what there is for the targets, of `planned` runs; the files, the report first."""
     folder = output / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     raw = raw_rows(data)
     tables: list[tuple[str, Table]] = []
     pictures: dict[str, bytes] = {}
     written: list[Path] = []
+    drawable = importlib.util.find_spec("matplotlib") is not None
     for target in targets:
         if target.startswith("table"):
             made = build(target, data)
@@ -67,21 +75,21 @@ def write_all(data: Data, targets: Sequence[str], output: Path, command: str) ->
                 tables += [(target, table) for table in made]
                 texts = "\n".join(table.markdown() for table in made)
                 written.append(_write(folder / f"{target}.md", texts))
-                names = {name for _, _, read in READS[target] for name in read}
+                names = {name for _, _, read in reads(target, data.worlds) for name in read}
                 rows = [row for row in raw if row["run"] in names]
                 text = to_json(made, rows, PRINTED[target])
                 written.append(_write(folder / f"{target}.json", text))
-        else:
-            figure = draw(target, data)
-            if figure is not None:
-                pictures[target] = _picture(figure, "png")
-                written.append(_write(folder / f"{target}.png", pictures[target]))
-                written.append(_write(folder / f"{target}.svg", _picture(figure, "svg")))
-    results = results_text(data, tables, command)
-    report = _report(data, tables, pictures, results)
+        figure = draw(target, data) if drawable else None
+        if figure is not None:
+            pictures[target] = _picture(figure, "png")
+            written.append(_write(folder / f"{target}.png", pictures[target]))
+            written.append(_write(folder / f"{target}.svg", _picture(figure, "svg")))
+    words = in_words(data, tables, command, planned)
+    report = _report(data, tables, pictures, words.results, planned)
     return [
         _write(folder / "report.html", report),
-        _write(folder / "results.md", results),
+        _write(folder / "results.md", words.results),
+        _write(folder / "summary.md", words.summary),
         _write(folder / "raw.json", json.dumps(raw, indent=1) + "\n"),
         _write(folder / "raw.csv", _csv(raw)),
         *written,
@@ -93,9 +101,10 @@ def _report(
     tables: Sequence[tuple[str, Table]],
     pictures: Mapping[str, bytes],
     results: str,
+    planned: int,
 ) -> str:
     title = "The paper's comparison, rerun"
-    count = len(data.seeds)
+    done, seeds = len(data.runs), seeds_of([len(data.seeds)])
     body = []
     for number, (_, table) in enumerate(tables):
         columns = [column.title for column in table.columns]
@@ -107,12 +116,12 @@ def _report(
     for target, picture in pictures.items():
         encoded = base64.b64encode(picture).decode()
         image = f'<img alt="{page.escape(HEADINGS[target])}" src="data:image/png;base64,{encoded}">'
-        note = page.paragraphs([paper.FIGURES[target]])
+        note = page.paragraphs([paper.FIGURES.get(target, PLANE)])
         body.append(
             page.section(HEADINGS[target], f'<figure class="plot">{image}</figure>{note}', target)
         )
     body.append(page.section("In words", page.details("results.md", results), "words"))
-    notes = [f"{count} seed{'' if count == 1 else 's'}, {len(data.runs)} runs."]
+    notes = [f"{seeds}, {done} runs." if done == planned else f"{done} of {planned} runs so far."]
     heading = f"<h1>{page.escape(title)}</h1>{page.paragraphs(notes)}{page.contents(body)}"
     return page.page(title, "\n".join([f"<header>{heading}</header>", *body]), css=CSS)
 

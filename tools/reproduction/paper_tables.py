@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from curiojax.evaluation.comparison import estimate
 from reproduction import paper
@@ -32,7 +32,7 @@ Of = Callable[[str], Cell]  # a cell, by the method
 Columns = list[tuple[Column, Of]]
 
 PERCENT = (
-    "Accuracies in percent, mean ± standard error over {seeds} seed{s}; in brackets 95 % t "
+    "Accuracies in percent, mean ± standard error over {seeds}; in brackets 95 % t "
     "intervals of differences within a seed."
 )
 EQUAL = (
@@ -56,9 +56,8 @@ def table1(data: Data) -> Iterable[Table]:
             groups = data.groups(world, name)
             columns = [*scores(groups, data), *against(groups, VANILLA, data)]
             columns += printed(paper.TABLE1, {"Avg.": "paper: OOD avg."})
-            caption = f"{said(data)} {ENTROPY}"
             heading = f"Table 1: {data_title(world, name)}"
-            yield table(heading, groups, (BASE, *TABLE1), columns, caption)
+            yield table(heading, groups, (BASE, *TABLE1), columns, ENTROPY)
 
 
 def table2(data: Data) -> Iterable[Table]:
@@ -77,9 +76,9 @@ def table2(data: Data) -> Iterable[Table]:
         columns += equal(groups, VANILLA, data, "search, at equal ID vs vanilla", search=True)
         columns += [speed(groups), *printed(paper.TABLE2, shown)]
         caption = (
-            f"{said(data)} {EQUAL.format(k=data.samples)} {ENTROPY} s/step: median; runs share "
+            f"{EQUAL.format(k=data.samples)} {ENTROPY} s/step: median; runs share the machine's "
+            "cores, so only large ratios mean anything."
         )
-        caption += "the machine's cores, so only large ratios mean anything."
         made = table(
             f"Table 2: {data_title(COUNTDOWN, name)}",
             groups,
@@ -97,7 +96,7 @@ def table3(data: Data) -> Iterable[Table]:
     columns = [*scores(groups, data), *against(groups, control, data, accuracy=True)]
     columns += printed(paper.TABLE3, {"ID avg.": "paper: ID avg.", "OOD avg.": "paper: OOD avg."})
     names = ("grpo", *HYBRIDS, *with_grpo((WARM_UP, *AFTER_SFT)))
-    caption = f"{said(data)} {ENTROPY} Differences are to {title(control)}. "
+    caption = f"{ENTROPY} Differences are to {title(control)}. "
     caption += f"Single-stage methods start from {title(WARM_UP)}: the base model has never seen "
     caption += "the answer's format, and demonstration gradients in proportion to the probability "
     caption += f"cannot teach it. They, and their control {title(WARM_UP + '+grpo')}, see all easy "
@@ -109,7 +108,7 @@ def table4(data: Data) -> Iterable[Table]:
     """Other base models."""
     names = [BASE, *(name for start in BACKBONES for name in (start, f"{start}+grpo"))]
     names += [LOW_LR, "base-kl-0.3"]
-    for world in (COUNTDOWN, MODCHAIN):
+    for world in data.worlds:
         for name in data.sets(world):
             groups = data.groups(world, name)
             if world == COUNTDOWN and name != MAIN:
@@ -119,7 +118,7 @@ def table4(data: Data) -> Iterable[Table]:
             for model, printed_table in paper.TABLE4.items():
                 columns += printed(printed_table, {"ID avg.": f"paper: {model} avg."})
             heading = f"Table 4: {data_title(world, name)}"
-            yield table(heading, groups, names, columns, f"{said(data)} {ENTROPY}")
+            yield table(heading, groups, names, columns, ENTROPY)
 
 
 # ---- columns ------------------------------------------------------------------------------------
@@ -130,9 +129,13 @@ def table(
 ) -> Table:
     """A row for each of the methods that were run; columns without any value are left out."""
     present = [name for name in names if name in groups]
+    counts = {len(groups[name]) for name in present}
+    if len(counts) > 1:
+        columns = [*columns, (Column("seeds", 1.0, 0), lambda name: len(groups[name]))]
     full = [(column, of) for column, of in columns if any(of(n) is not None for n in present)]
     rows = [[title(name), *(of(name) for _, of in full)] for name in present]
-    return Table(heading, [Column("method"), *(column for column, _ in full)], rows, caption)
+    headings = [Column("method"), *(column for column, _ in full)]
+    return Table(heading, headings, rows, f"{PERCENT.format(seeds=seeds_of(counts))} {caption}")
 
 
 def scores(groups: Groups, data: Data) -> Columns:
@@ -215,6 +218,7 @@ def hotter(groups: Groups, shape: Table) -> list[list[Cell]]:
     return rows
 
 
-def said(data: Data) -> str:
-    count = len(data.seeds)
-    return PERCENT.format(seeds=count, s="" if count == 1 else "s")
+def seeds_of(counts: Collection[int]) -> str:
+    """`1 seed`, `5 seeds`, `1 to 5 seeds`."""
+    low, high = min(counts, default=0), max(counts, default=0)
+    return f"{low} to {high} seeds" if low < high else f"{high} seed{'' if high == 1 else 's'}"

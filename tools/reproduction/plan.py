@@ -16,6 +16,7 @@ from typing import Any
 from curiojax.config import RunConfig
 from curiojax.errors import ConfigError
 from curiojax.objectives import POLICY_OBJECTIVES
+from reproduction.settings import fingerprint
 
 TARGETS = (
     *("table1", "table2", "table3", "table4"),
@@ -50,8 +51,12 @@ def with_grpo(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(f"{name}+grpo" for name in names)
 
 
+# With another base model of a world; Table 4 shows it.
+OTHER_BASE = (BASE, *BACKBONES, LOW_LR, "base-kl-0.3", *with_grpo(BACKBONES))
+
 # By target: of which world, with which demonstrations, what is read. None: the config's own set.
-READS: dict[str, tuple[tuple[str, Sequence[str | None], Sequence[str]], ...]] = {
+Read = tuple[str, Sequence[str | None], Sequence[str]]
+READS: dict[str, tuple[Read, ...]] = {
     "table1": (
         (COUNTDOWN, SETS, (BASE, *TABLE1)),
         (MODCHAIN, (None,), (BASE, *TABLE1)),
@@ -65,7 +70,7 @@ READS: dict[str, tuple[tuple[str, Sequence[str | None], Sequence[str]], ...]] = 
     ),
     "table4": (
         (COUNTDOWN, (MAIN,), (BASE, *BACKBONES, *with_grpo(BACKBONES))),
-        (MODCHAIN, (None,), (BASE, *BACKBONES, LOW_LR, "base-kl-0.3", *with_grpo(BACKBONES))),
+        (MODCHAIN, (None,), OTHER_BASE),
     ),
     "figure1": ((COUNTDOWN, (MAIN,), (BASE, *CURVES, *with_grpo(CURVES))),),
     "figure2": ((COUNTDOWN, (MAIN,), (BASE, VANILLA, *ENTROPIES, "curio")),),
@@ -80,6 +85,7 @@ class Run:
 
     Attributes:
       world, demonstrations, seed, name: which one; the base model has seen no demonstrations ("").
+        The world is `countdown`, or `countdown@large` with another base model.
       after: the run whose model this one starts from; None: the base model.
       settings: everything that its numbers depend on, as plain values.
     """
@@ -94,7 +100,7 @@ class Run:
     @property
     def folder(self) -> Path:
         """Of the runs with the same data, relative to the output folder."""
-        parts = [self.world, slug(self.demonstrations)]
+        parts = [slug(self.world), slug(self.demonstrations)]
         return Path(f"seed-{self.seed}") / "-".join(part for part in parts if part)
 
     @property
@@ -140,25 +146,33 @@ def plan(
     """The runs that the targets read, each after the one it starts from, seed by seed.
 
     Args:
-      configs: of the scale, by world; what has no config, or no world yet, is left out.
+      configs: of the scale, by world; a world without one is left out.
       targets: among `TARGETS`.
       seeds: how many, from the config's own on.
       methods: only these, what they start from, the base model and vanilla SFT; empty: all.
     """
     wanted = _wanted(configs, methods)
+    bases = {world: fingerprint(config) for world, config in configs.items()}
     found: dict[str, Run] = {}
     for offset in range(seeds):
         for target in targets:
-            for world, sets, names in READS[target]:
-                if world not in configs:
-                    continue
+            for world, sets, names in reads(target, configs):
                 for demonstrations in sets:
                     config = configs[world]
                     config = configured(config, demonstrations, config.seed + offset)
                     for name in names:
                         if name in wanted:
-                            _add(found, config, name)
+                            _add(found, world, config, name, bases[world])
     return list(found.values())
+
+
+def reads(target: str, worlds: Iterable[str]) -> list[Read]:
+    """`READS` of a target for the worlds that there are, those with other base models included."""
+    worlds = list(worlds)
+    found = [read for read in READS[target] if read[0] in worlds]
+    if target == "table4":
+        found += [(world, (None,), OTHER_BASE) for world in worlds if "@" in world]
+    return found
 
 
 def _wanted(configs: Mapping[str, RunConfig], methods: Sequence[str]) -> set[str]:
@@ -177,7 +191,7 @@ def _is_built(config: RunConfig, name: str) -> bool:
     return run.get("stage") != "grpo" or objective is None or objective in POLICY_OBJECTIVES
 
 
-def _add(found: dict[str, Run], config: RunConfig, name: str) -> None:
+def _add(found: dict[str, Run], label: str, config: RunConfig, name: str, base: str | None) -> None:
     run = (config.compare or {}).get(name, {})
     if name != BASE and not run:
         return
@@ -186,15 +200,18 @@ def _add(found: dict[str, Run], config: RunConfig, name: str) -> None:
     evaluated = world.model_dump(mode="json")
     if name == BASE:
         del evaluated["demonstrations"]
-        settings = {"seed": config.seed, "world": evaluated}
-        added = Run(world.name, "", config.seed, name, None, settings)
+        settings: dict[str, Any] = {"seed": config.seed, "world": evaluated}
+        demonstrations, after = "", None
     else:
         after = run.get("after")
         if after is not None:
-            _add(found, config, after)
+            _add(found, label, config, after, base)
         common = config.model_dump(
             mode="json", exclude_unset=True, exclude={"output_dir", "compare", "world"}
         )
         settings = {**common, "world": evaluated, "run": run}
-        added = Run(world.name, world.demonstrations, config.seed, name, after, settings)
+        demonstrations = world.demonstrations
+    if base is not None:
+        settings |= {"base": base}
+    added = Run(label, demonstrations, config.seed, name, after, settings)
     found.setdefault(added.key, added)

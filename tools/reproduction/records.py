@@ -89,6 +89,11 @@ class Data:
                 found.setdefault(run.name, []).append(item)
         return {name: Group(items) for name, items in found.items()}
 
+    @property
+    def worlds(self) -> list[str]:
+        """The worlds in the order of the plan; `countdown@large` has another base model."""
+        return list(dict.fromkeys(run.run.world for run in self.runs))
+
     def sets(self, world: str) -> list[str]:
         """The sets of demonstrations of a world, in the order of the plan."""
         names = [run.run.demonstrations for run in self.runs if run.run.world == world]

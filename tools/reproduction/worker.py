@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from curiojax import progress, quickstart
-from curiojax.config import load_config
 from curiojax.train import quiet_libraries
 from curiojax.training.compilation import compilation_cache, programs_folder
 from reproduction.measure import perform
 from reproduction.plan import Run
+from reproduction.settings import read_configs
 
 
-def main(cores: list[int], output: Path, files: list[str]) -> None:
+def main(output: Path, sources: dict[str, Any], cores: list[int]) -> None:
     if cores:
         os.sched_setaffinity(0, cores)  # before XLA counts them
     answers = os.fdopen(os.dup(1), "w")
@@ -31,8 +31,7 @@ def main(cores: list[int], output: Path, files: list[str]) -> None:
     quiet_libraries()
     quickstart.keep_freed_memory()
     progress.enable(False)
-    found = [load_config(file) for file in files]
-    configs = {config.world.name: config for config in found if config.world is not None}
+    configs = read_configs(**sources)
     lines = listen()
     with compilation_cache(programs_folder()):
         while True:
@@ -64,4 +63,5 @@ def listen() -> queue.SimpleQueue[str]:
 
 
 if __name__ == "__main__":
-    main([int(core) for core in sys.argv[1].split(",") if core], Path(sys.argv[2]), sys.argv[3:])
+    folder, given, chosen = sys.argv[1:]
+    main(Path(folder), json.loads(given), [int(core) for core in chosen.split(",") if core])
