@@ -10,9 +10,9 @@ Targets: table1, table2, table3, table4, figure1, figure2, figure4, figure5, all
 each happens once, what is done is skipped, and killed anywhere the same command goes on; at most
 the run in flight is lost. `laptop` runs what is missing and writes into OUTPUT/results a table
 (.md, .json) or a figure (.png, .svg) for each target, `raw.json` and `raw.csv` with every number of
-every seed, `report.html` with all of it and `results.md` in words; with `--no-run` it writes them
-from what is finished so far. `paper` runs nothing: it prints
-commands, memory plans and expected hours, and fills the tables from the runs that are finished.
+every seed, `report.html` with all of it, and `summary.md` and `results.md` in words; with
+`--no-run` it writes them from what is finished so far. `paper` runs nothing: it prints commands,
+memory plans and expected hours, and fills the tables from the runs that are finished.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--base", action="append", default=[], metavar="WORLD=FOLDER", help="Table 4 for it, too")
     add("--no-run", action="store_true", help="write what is finished; run nothing")
     add("--jobs", type=int, default=crew.default_jobs(), help="runs at once (default %(default)s)")
-    add("--write-readme", type=Path, metavar="FILE", help="put results.md between its markers")
+    add("--write-readme", type=Path, metavar="FILE", help="put summary.md between its markers")
     options = parser.parse_args(arguments)
     for target in options.targets:
         if target not in (*TARGETS, "all"):
@@ -93,7 +93,7 @@ def reproduce_laptop(options: argparse.Namespace) -> None:
             data, options.targets, output, command(options), len(runs)
         )
         if options.write_readme:
-            results = output / output_module.FOLDER / "results.md"
+            results = output / output_module.FOLDER / "summary.md"
             write_readme(options.write_readme, results.read_text(encoding="utf-8"))
     left = {"runs": f"{len(data.runs)} of {len(runs)}", "report": written[0], "words": written[1]}
     progress.print_pairs("written", left)

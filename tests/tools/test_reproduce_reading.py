@@ -124,7 +124,7 @@ def test_hotter_decoding_is_a_row_of_the_control():
 
 def results(data, planned=None):
     tables = [("table2", table) for table in build("table2", data)]
-    return findings.results_text(data, tables, "the command", planned or len(data.runs))
+    return findings.in_words(data, tables, "the command", planned or len(data.runs)).results
 
 
 @pytest.mark.parametrize("seeds", [1, 4])
@@ -150,7 +150,9 @@ def test_readings_need_the_seeds_themselves():
     far = [finished("curio", s, {4: (0.9, 0.4)}) for s in (0, 1, 2)]
     kept = [r for r in data.runs if not (r.run.name == "curio" and r.run.seed < 3)]
     words = results(Data([*kept, *far]))
-    assert words.count("too few seeds (2)") == 4  # strictly and by the search, twice told
+    # Strictly and by the search; what is told in words has five.
+    assert words.count("too few seeds (2)") == 2
+    assert words.count("hard pass@4 at equal ID pass@1, search: ") == 0
 
 
 def test_rows_of_different_numbers_of_seeds_say_so():
@@ -170,7 +172,7 @@ def test_rows_of_different_numbers_of_seeds_say_so():
     # What has five seeds is counted, what has fewer is not.
     compared = [line for line in words.splitlines() if line.startswith("| Countdown, two")]
     enough = sum("| 5 |" in line for line in compared)
-    assert 0 < enough < len(compared) and f"Of the {enough} comparisons below" in words
+    assert 0 < enough < len(compared) and f"Of the {enough} comparisons that have" in words
     assert words.count("too few seeds (2)") == words.count("| GEM | vanilla SFT |") > 0
     short = next(line for line in words.splitlines() if line.startswith("| method"))
     assert short.endswith("| seeds |")
@@ -224,14 +226,29 @@ def test_a_figure_shows_the_means():
     assert figures.figure1({}, 4) is None
 
 
+def test_the_picture_of_table_2_has_the_controls_path():
+    pytest.importorskip("matplotlib")
+    figure = figures.draw("table2", two_methods(3))
+    strictly, by_steps = figure.axes
+    (path,) = [line for line in strictly.get_lines() if len(line.get_xdata()) == 2]
+    assert list(path.get_xdata()) == pytest.approx([0.2, 0.6])
+    assert list(path.get_ydata()) == pytest.approx([0.4, 0.2])
+    ends = [line for line in by_steps.get_lines() if line.get_marker() in "os"]
+    found = {(round(end.get_xdata()[0], 6), round(end.get_ydata()[0], 6)) for end in ends}
+    assert found == {(0.7, 0.3), (0.6, 0.46)}  # vanilla SFT and CurioSFT, by the search
+    assert figures.draw("table3", two_methods(3)) is None
+    assert figures.draw("table2", Data([])) is None
+
+
 def test_everything_is_written_for_what_is_there(tmp_path):
     pytest.importorskip("matplotlib")
     data = two_methods(2)
     written = output.write_all(data, ["table1", "table2", "figure1"], tmp_path, "the command", 9)
     names = {path.name for path in written}
     assert names == {
-        *("report.html", "results.md", "raw.json", "raw.csv", "table1.md", "table1.json"),
-        *("table2.md", "table2.json", "figure1.png", "figure1.svg"),
+        *("report.html", "results.md", "summary.md", "raw.json", "raw.csv"),
+        *("table1.md", "table1.json"),
+        *("table2.md", "table2.json", "table2.png", "table2.svg", "figure1.png", "figure1.svg"),
     }
     assert set(path.name for path in (tmp_path / "results").iterdir()) == names
     assert (tmp_path / "results/figure1.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

@@ -1,4 +1,4 @@
-"""Figures 1, 2, 4 and 5 from finished runs."""
+"""Figures 1, 2, 4 and 5 from finished runs, and a picture of Table 2."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from reproduction.plan import (
     COUNTDOWN,
     CURVES,
     ENTROPIES,
+    LOW_LR,
     MAIN,
     PIVOTS,
     TABLE2,
@@ -33,15 +34,40 @@ WINDOW = 9  # steps that a curve of training metrics is smoothed over
 
 
 def draw(target: str, data: Data) -> Figure | None:
-    """The figure of a target, or None where nothing was run for it."""
+    """The picture of a target, or None where there is none or nothing was run for it."""
     groups = data.groups(COUNTDOWN, MAIN)
     makers: dict[str, Callable[[Groups, int], Figure | None]] = {
+        "table2": table2,
         "figure1": figure1,
         "figure2": figure2,
         "figure4": figure4,
         "figure5": figure5,
     }
-    return makers[target](groups, data.samples)
+    return makers[target](groups, data.samples) if target in makers else None
+
+
+def table2(groups: Groups, k: int) -> Figure | None:
+    """Where each method ends, and the way of plain SFT there."""
+    names = [name for name in (*TABLE2, *BEYOND) if name in groups]
+    if VANILLA not in names:
+        return None
+    figure, axes = _panels(1, 2, width=5.6, height=4.2)
+    for axis, search in zip(axes, ("", "search_"), strict=True):
+        keys = f"{search}id_pass1", f"{search}hard_pass{k}"
+        for number, name in enumerate(names):
+            colour, marker = _look(number)
+            x, y = (_mean(groups[name], score(key)) for key in keys)
+            if name in (VANILLA, LOW_LR):
+                path = [
+                    tuple(_mean(groups[name], _at(step, key))[0] for key in keys)
+                    for step in _steps(groups[name])
+                ]
+                axis.plot(*zip(*path, strict=True), color=colour, linewidth=1, marker=".")
+            _cross(axis, x, y, colour, marker, title(name))
+        said = ", judged by the steps alone" if search else ""
+        axis.set(xlabel=f"ID pass@1{said}", ylabel=f"hard pass@{k}{said}")
+    _legend_beside(figure, axes[0])
+    return figure
 
 
 def figure1(groups: Groups, k: int) -> Figure | None:
@@ -102,23 +128,10 @@ def figure4(groups: Groups, k: int) -> Figure | None:
         (axes[1], f"hard_pass{k}", f"hard pass@{k}"),
     ):
         for number, name in enumerate(names):
-            x, x_error = _mean(groups[name], diversity)
-            y, y_error = _mean(groups[name], score(key))
-            axis.errorbar(
-                x,
-                y,
-                xerr=x_error or None,
-                yerr=y_error or None,
-                color=COLOURS[number % len(COLOURS)],
-                marker="os^D"[number // len(COLOURS) % 4],
-                linestyle="none",
-                capsize=2,
-                label=title(name),
-            )
+            x, y = _mean(groups[name], diversity), _mean(groups[name], score(key))
+            _cross(axis, x, y, *_look(number), title(name))
         axis.set(xlabel="4-gram diversity of samples, ID problems", ylabel=label)
-    figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8
-    )
+    _legend_beside(figure, axes[0])
     return figure
 
 
@@ -182,6 +195,39 @@ def _legend(figure: Figure, axis: Axes) -> None:
     )
 
 
+def _legend_beside(figure: Figure, axis: Axes) -> None:
+    """For more names than fit above."""
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
+
+
+def _look(number: int) -> tuple[str, str]:
+    """Colour and mark of one of many methods."""
+    return COLOURS[number % len(COLOURS)], "os^D"[number // len(COLOURS) % 4]
+
+
+def _cross(
+    axis: Axes,
+    x: tuple[float, float],
+    y: tuple[float, float],
+    colour: str,
+    marker: str,
+    label: str,
+) -> None:
+    """A mark at two means, with their standard errors."""
+    axis.errorbar(
+        x[0],
+        y[0],
+        xerr=x[1] or None,
+        yerr=y[1] or None,
+        color=colour,
+        marker=marker,
+        linestyle="none",
+        capsize=2,
+        label=label,
+    )
+
+
 def _plain_numbers(axis: Axes) -> None:
     """0.05 rather than 5 x 10^-2 along a logarithmic axis."""
     from matplotlib.ticker import LogLocator, NullLocator
@@ -214,8 +260,11 @@ def _mean(group: Group, value: Value) -> tuple[float, float]:
 
 def _path(group: Group, key: str) -> list[Point]:
     """A score over the evaluated checkpoints."""
-    steps = sorted({step for run in group for step in run.evaluations})
-    return [(step, *_mean(group, _at(step, key))) for step in steps]
+    return [(step, *_mean(group, _at(step, key))) for step in _steps(group)]
+
+
+def _steps(group: Group) -> list[int]:
+    return sorted({step for run in group for step in run.evaluations})
 
 
 def _at(step: int, key: str) -> Value:

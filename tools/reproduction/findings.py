@@ -1,4 +1,4 @@
-"""What was found, in words and numbers: `results.md`, from which the README's section is made."""
+"""What was found, in words and numbers: `summary.md`, the README's section, and `results.md`."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 AT_EQUAL = "at equal ID pass@1"
 READINGS = {1: "higher", 0: "not told apart", -1: "lower"}
 SHORT = {  # the columns of a table that a README has room for
-    "table2": ("method", "ID pass@1", "hard pass@", "entropy", "at equal ID", "paper", "seeds"),
-    "table3": ("method", "ID pass@1", "hard pass@", "entropy", "paper", "seeds"),
-    "table4": ("method", "ID pass@1", "hard pass@", "longer pass@", "entropy", "paper", "seeds"),
+    "table2": ("method", "ID pass@", "hard pass@", "entropy", "at equal ID", "paper", "seeds"),
+    "table3": ("method", "ID pass@", "hard pass@", "paper", "seeds"),
+    "table4": ("method", "ID pass@", "hard pass@", "longer pass@", "entropy", "seeds"),
 }
 
 
@@ -89,10 +89,20 @@ def _at_equal(
                 yield Finding(where, title(method), title(control), label, change)
 
 
-def results_text(
-    data: Data, tables: Sequence[tuple[str, Table]], command: str, planned: int
-) -> str:
-    """`results.md`: how it was made, what may be said, the short tables and all comparisons."""
+class Words(NamedTuple):
+    """The two texts.
+
+    Attributes:
+      summary: how the results were made, what may be said, the short tables.
+      results: the same and all comparisons.
+    """
+
+    summary: str
+    results: str
+
+
+def in_words(data: Data, tables: Sequence[tuple[str, Table]], command: str, planned: int) -> Words:
+    """What is written of finished runs, `planned` being how many the command asks for."""
     found = findings(data)
     runs = (
         f"{len(data.runs)} runs"
@@ -110,9 +120,12 @@ def results_text(
         parts += list(_claims(found))
     for target, table in tables:
         if target in SHORT and (target != "table2" or data_title(COUNTDOWN, MAIN) in table.heading):
-            parts.append(_short(table, SHORT[target]).markdown())
-    if found:
-        parts.append(_comparisons(found, data).markdown())
+            parts.append(_short(target, table).markdown())
+    every = [_comparisons(found, data).markdown()] if found else []
+    return Words(_joined(parts), _joined([*parts, *every]))
+
+
+def _joined(parts: Sequence[str]) -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
@@ -130,18 +143,17 @@ def _claims(found: Sequence[Finding]) -> Iterable[str]:
     enough = [f for f in found if f.difference.count >= FEWEST_SEEDS]
     clear = [f for f in enough if f.difference.sign]
     yield (
-        f"Of the {len(enough)} comparisons below that have {FEWEST_SEEDS} seeds or more (95 % t "
+        f"Of the {len(enough)} comparisons that have {FEWEST_SEEDS} seeds or more (95 % t "
         f"intervals), {len(clear)} leave out zero; about {max(1, round(0.05 * len(enough)))} "
-        "would by chance, if nothing "
-        "differed. Which comparisons there are is fixed in the code; none is corrected for the "
-        "others."
+        "would by chance, if nothing differed. Which comparisons there are is fixed in the code; "
+        "none is corrected for the others."
     )
     lines = []
     for key in ("curio", "base-kl"):
         for control in (VANILLA, LOW_LR):
             ours = [
                 f
-                for f in found
+                for f in enough
                 if (f.method, f.control) == (title(key), title(control)) and AT_EQUAL in f.score
             ]
             for label in dict.fromkeys(f.score for f in ours):
@@ -149,7 +161,7 @@ def _claims(found: Sequence[Finding]) -> Iterable[str]:
                 lines.append(f"- {title(key)} against {title(control)}, {label}: {told}.")
     control = title(f"{VANILLA}+grpo")
     for key in ("curio+grpo", "base-kl+grpo"):
-        for f in found:
+        for f in enough:
             if f.method == title(key) and f.control == control:
                 lines.append(f"- {f.method} against {control}, {f.score}: {_told(f)}.")
     yield "\n".join(lines)
@@ -185,14 +197,14 @@ def _comparisons(found: Sequence[Finding], data: Data) -> Table:
     return Table("All comparisons", columns, rows, f"{caption} {EQUAL.format(k=data.samples)}")
 
 
-def _short(table: Table, wanted: Sequence[str]) -> Table:
-    """The table with the columns whose heading begins as wanted; pass@1 of hard left out."""
+def _short(target: str, table: Table) -> Table:
+    """The table with the columns that a README has room for."""
     kept = [
         i
         for i, column in enumerate(table.columns)
-        if any(column.title.startswith(name) for name in wanted)
-        and column.title != "hard pass@1"
-        and " - " not in column.title
+        if any(column.title.startswith(name) for name in SHORT[target])
+        and column.title not in ("ID pass@16", "hard pass@1")
+        and (target == "table3" or " - " not in column.title)
     ]
     rows = [[row[i] for i in kept] for row in table.rows]
     return Table(table.heading, [table.columns[i] for i in kept], rows, table.caption)
