@@ -224,12 +224,11 @@ def _kept(
     return scores
 
 
-def is_current(config: RunConfig, scores: Mapping[str, Any] | None) -> bool:
+def is_current(config: RunConfig, scores: Mapping[str, Any]) -> bool:
     """Whether the scores were measured as the config asks."""
-    if scores is None or config.world is None:
-        return False
-    prompts = {f"prompts_{kind}": count for kind, count in config.world.prompts.items()}
-    asked = {"samples": config.world.samples, "seed": config.seed, **prompts}
+    world = _world(config)
+    prompts = {f"prompts_{kind}": count for kind, count in world.prompts.items()}
+    asked = {"samples": world.samples, "seed": config.seed, **prompts}
     return all(scores.get(key, 0) == value for key, value in asked.items())
 
 

@@ -13,9 +13,8 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from curiojax import progress
 from curiojax.config import parse_objective, read_yaml
@@ -47,8 +46,7 @@ WEIGHT_CAPTION = (
 )
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """One run, as its directory tells.
 
     Attributes:
