@@ -36,8 +36,8 @@ LOSSES = {
 }
 WEIGHTS = {"weight_mean": "mean w", "weight_below_0.9": "w < 0.9", "weight_negative": "w < 0"}
 LOSS_CAPTION = (
-    "Means over the last tenth of the steps, on the expert's tokens; nats per token. Losses "
-    "compare within one objective only."
+    "Means over the last tenth of the steps, on the expert's tokens, in RL on the run's own; nats "
+    "per token. Losses compare within one objective only."
 )
 WEIGHT_CAPTION = (
     "w: weight of a token's cross-entropy gradient, of the methods that are such a weight. Time: "
