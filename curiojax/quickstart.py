@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from curiojax.evaluation.wrong_samples import write_jsonl, wrong_samples
 from curiojax.models import ModelConfig
 from curiojax.reports.quickstart import columns, show
 from curiojax.stages import ONLY_IN
+from curiojax.training.checkpoint import restore_params
 from curiojax.training.compilation import compilation_cache
 from curiojax.training.grpo import run_grpo
 from curiojax.training.result import Result
@@ -183,22 +184,51 @@ def wrong_samples_file(config: RunConfig, directory: Path) -> Path:
 
 def scores_of(config: RunConfig, checkpoint: Path, directory: Path, step: int) -> dict[str, Any]:
     """The scores of an exported model, which are kept in the directory of its run."""
+    return _kept(config, directory, step, lambda: evaluate(config, checkpoint))
+
+
+def scores_at(config: RunConfig, directory: Path, step: int, *, last: int) -> dict[str, Any]:
+    """The scores of a finished run at one of its checkpoints, which are kept in its directory.
+
+    Args:
+      step: one whose checkpoint the run has kept, or `last`, of which there is the export.
+    """
+    if step == last:
+        return scores_of(config, directory / "hf", directory, step)
+
+    def measure() -> dict[str, Any]:
+        # As `load_pretrained` lays them out, so that the sampler is not compiled a second time.
+        model = models.read_config(directory / "hf")
+        one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        like = jax.tree.map(
+            lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=one),
+            models.abstract_params(model, jnp.float32),
+        )
+        params, _ = restore_params(directory / "checkpoints", like, step)
+        return score(config, model, params, f"{directory.name}, step {step}")
+
+    return _kept(config, directory, step, measure)
+
+
+def _kept(
+    config: RunConfig, directory: Path, step: int, measure: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """What is known of a step, or else what is measured now."""
     known = read_evaluations(directory).get(step)
     if known is not None and is_current(config, known):
         return known
-    scores = evaluate(config, checkpoint)
+    scores = measure()
     if jax.process_index() == 0:
         directory.mkdir(parents=True, exist_ok=True)
         write_evaluation(directory, step, scores)
     return scores
 
 
-def is_current(config: RunConfig, scores: Mapping[str, Any] | None) -> bool:
+def is_current(config: RunConfig, scores: Mapping[str, Any]) -> bool:
     """Whether the scores were measured as the config asks."""
-    if scores is None or config.world is None:
-        return False
-    prompts = {f"prompts_{kind}": count for kind, count in config.world.prompts.items()}
-    asked = {"samples": config.world.samples, "seed": config.seed, **prompts}
+    world = _world(config)
+    prompts = {f"prompts_{kind}": count for kind, count in world.prompts.items()}
+    asked = {"samples": world.samples, "seed": config.seed, **prompts}
     return all(scores.get(key, 0) == value for key, value in asked.items())
 
 

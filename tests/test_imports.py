@@ -33,7 +33,7 @@ ALLOWED = {
     | {"models", "losses", "data", "rewards", "rollout", "reports", "evaluation"},
     "planning": LEAVES | {"models", "training"},
 }
-ENTRY_POINTS = {"train", "evaluate", "quickstart", "comparison", "__init__"}
+ENTRY_POINTS = {"train", "evaluate", "quickstart", "__init__"}
 
 
 def runtime_imports(path):

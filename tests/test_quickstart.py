@@ -11,6 +11,7 @@ from curiojax import quickstart
 from curiojax.config import load_config, to_yaml
 from curiojax.data.worlds import BASE_MODEL, countdown
 from curiojax.errors import ConfigError
+from curiojax.evaluation.results import read_evaluations
 from curiojax.rewards.countdown import parse_ground_truth
 from curiojax.yaml_files import find_config
 
@@ -160,6 +161,23 @@ def test_an_interrupted_comparison_goes_on_and_a_finished_one_is_left_alone(
     assert said.err.count("finished already") == 2
     assert said.out.count("vanilla SFT") >= 2
     assert after.read_bytes() == trained
+
+
+def test_a_checkpoint_is_evaluated_as_its_export_is(tmp_path, monkeypatch):
+    run = {"objective": {"name": "sft"}, "checkpoint": {"every": 1, "keep_every": 1}}
+    config = tiny(tmp_path).model_copy(update={"compare": {"a": run}})
+    result = quickstart.train(quickstart.member(config, "a", tmp_path), name="a", details=False)
+    exported = quickstart.scores_at(config, result.directory, 2, last=2)
+    kept = result.directory / "evaluation.json"
+    kept.unlink()
+    for step in (1, 2):  # from `checkpoints`, not from `hf`
+        quickstart.scores_at(config, result.directory, step, last=3)
+    evaluations = read_evaluations(result.directory)
+    assert evaluations[2] == exported and evaluations[1] != exported
+
+    monkeypatch.setattr(quickstart, "score", interrupted)  # nor is it measured again
+    assert quickstart.scores_at(config, result.directory, 2, last=3) == exported
+    assert quickstart.scores_at(config, result.directory, 2, last=2) == exported
 
 
 def interrupted(*arguments, **options):

@@ -13,8 +13,7 @@ class Series:
     """One metric in a chart, drawn in every run's colour.
 
     Attributes:
-      style: `solid`, `thin` (dotted), `dashed`, or `band` (first its lower, then its upper edge); a
-        band that is an `error` stays out of what the pointer shows.
+      style: `solid`, `thin` (dotted), `dashed`, or `band` (first its lower, then its upper edge).
       reduce: how steps are joined where there are more than a chart can show: mean, min or max.
       smooth: whether the reader's smoothing applies.
       omit: where the metric is this number all along in all runs, or equals this other metric, it

@@ -186,17 +186,15 @@ def _trace(
     line: dict[str, Any] = {"color": colour, "width": 2}
     if is_dashed(index):
         line |= {"dash": "5px,3px"}
-    options: dict[str, Any] = {}
+    fill: dict[str, Any] = {}
     if series.style == "thin":
         line |= {"width": 1, "dash": "dot"}
     elif series.style == "dashed":
         line |= {"width": 1.5, "dash": "dash"}
-    elif series.style in ("band", "error"):
+    elif series.style == "band":
         line |= {"width": 0}
         if series.label == "":
-            options |= {"fill": "tonexty", "fillcolor": _transparent(colour, 0.18)}
-    if series.style == "error":
-        options |= {"hoverinfo": "skip"}
+            fill = {"fill": "tonexty", "fillcolor": _transparent(colour, 0.18)}
     # A line through one point is nothing to see.
     mode = "lines" if sum(v is not None for v in y) > 1 or line["width"] == 0 else "markers"
     size = 8
@@ -212,7 +210,8 @@ def _trace(
         meta={"run": index, "smooth": series.smooth},
         showlegend=False,
         cliponaxis=False,
-        **({"hovertemplate": f"%{{y:{number}}}"} | options),
+        hovertemplate=f"%{{y:{number}}}",
+        **fill,
     )
 
 
@@ -346,7 +345,7 @@ def card(identifier: str, title: str, unit: str, caption: str, key: str) -> str:
 
 
 def _sample(style: str) -> str:
-    if style in ("band", "error"):
+    if style == "band":
         shape = '<rect class="fill" width="22" height="10"/>'
     else:
         shape = f'<path class="{style}" d="M0 5H22"/>'

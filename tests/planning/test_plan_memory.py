@@ -54,7 +54,7 @@ def test_flags_of_a_run_stay_and_ours_replace_their_own(variables, monkeypatch):
     [
         (["key=value"], "CONFIG: missing"),
         (["nowhere.yaml"], "nowhere.yaml"),
-        (["configs/comparison.yaml"], "a comparison has no step"),
+        (["configs/quickstart.yaml"], "a comparison has no step"),
         ([CONFIG, "--devices", "0"], "--devices: 0"),
         ([CONFIG, "--target", "abacus"], "--target: 'abacus' is not one of cpu, h100, h200"),
         ([CONFIG, "--rows", "8,x"], "--rows: '8,x'"),

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from curiojax import quickstart
-from curiojax.config import load_config
+from curiojax.config import load_config, parse_objective, read_config
 from curiojax.data.worlds import embedded_world
 from curiojax.data.worlds.countdown import reachable
 from curiojax.errors import ConfigError
@@ -18,7 +18,17 @@ from curiojax.objectives import POLICY_OBJECTIVES
 from curiojax.rewards.countdown import parse_ground_truth
 from reproduction import paper, settings
 from reproduction.paper_runs import hours, paper_runs, state_gigabytes
-from reproduction.plan import BASE, HYBRIDS, OTHER_BASE, SETS, TARGETS, configured, plan
+from reproduction.plan import (
+    BASE,
+    HYBRIDS,
+    LOW_LR,
+    OTHER_BASE,
+    SETS,
+    TARGETS,
+    VANILLA,
+    configured,
+    plan,
+)
 from reproduction.records import is_done
 from reproduction.worker import answer
 
@@ -70,6 +80,29 @@ def test_the_list_of_methods_is_the_papers(config, everything):
     assert {f"curio-pivot{x}" for x in ("0.4", "0.6", "0.8", "1.0", "1.4")} <= read("figure5")
     sets = {run.demonstrations for run in everything if run.name == "curio"}
     assert sets == set(SETS)
+
+
+def test_every_shipped_objective_of_the_supervised_stage_is_compared(config):
+    # Those in which nothing but the objective is special.
+    alone = [run for run in config.compare.values() if run.keys() <= {"objective", "checkpoint"}]
+    compared = {parse_objective(run["objective"]) for run in alone}
+    for path in [*ROOT.glob("configs/baselines/*.yaml"), *ROOT.glob("configs/beyond/*.yaml")]:
+        if "grpo.yaml" in path.read_text():  # single-stage: no supervised run to compare
+            continue
+        objective = read_config(path).get("objective", {})
+        assert parse_objective({"name": "curio", **objective}) in compared, path
+
+
+def test_the_controls_are_plain_sft_and_as_far_at_a_lower_rate(config):
+    vanilla, slow = config.compare[VANILLA], config.compare[LOW_LR]
+    assert vanilla["objective"] == slow["objective"] == {"name": "sft"}
+    assert vanilla.keys() == {"objective", "checkpoint"}
+    rate = float(slow["optimizer"]["learning_rate"]) / config.optimizer.learning_rate
+    assert rate == pytest.approx(0.4)
+    assert slow["steps"] == pytest.approx(config.steps / rate)
+    for name, run in config.compare.items():
+        if run.get("stage") != "grpo" and name != LOW_LR:
+            assert "optimizer" not in run, name
 
 
 @pytest.mark.parametrize("file", ["laptop.yaml", "laptop_modchain.yaml"])

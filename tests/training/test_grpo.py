@@ -87,7 +87,7 @@ def folder(tmp_path_factory):
 def run(folder, output, *more, program=None):
     command = [sys.executable, *(["-c", program] if program else ["-m", "curiojax.train"])]
     environment = {
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # one device, compiled quickly
         "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]),
         "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

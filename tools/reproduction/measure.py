@@ -9,7 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from curiojax import comparison, models, quickstart
+from curiojax import models, quickstart
 from curiojax.config import RunConfig
 from curiojax.data.tokenizer import load_tokenizer
 from curiojax.evaluation.diversity import text_diversity
@@ -40,7 +40,7 @@ def perform(run: Run, config: RunConfig, output: Path) -> None:
         step = result.metrics[-1]["step"]
         every = member.checkpoint.keep_every or step
         for at in (*range(every, step, every), step):
-            comparison.evaluate_step(ours, directory, at, step)
+            quickstart.scores_at(ours, directory, at, last=step)
     extras = _extras(run, ours, checkpoint, step)
     write_text(directory / EXTRAS, json.dumps(extras, indent=1))
     record |= {"step": step, "seconds": round(time.monotonic() - began, 2)}

@@ -38,7 +38,14 @@ PLANE = (
     "checkpoints of plain SFT at both learning rates on their way. The height above the lines is "
     "what counts. Strictly, plain SFT climbs for as long as it is learning the answer's format."
 )
-CSS = "figure.plot { margin: 0 } figure.plot img { width: 100%; background: #fff }"
+CSS = """
+figure.plot { margin: 0 } figure.plot img { width: 100%; background: #fff }
+.table th, .table td { padding-left: 0.6rem; padding-right: 0.6rem }
+.table tbody th { min-width: 7.5rem }
+@media (min-width: 60rem) {
+  .table tbody th { white-space: nowrap; position: sticky; left: 0; background: var(--surface) }
+}
+"""
 HEADINGS = {
     "table2": "Table 2 as a picture: what is kept at which accuracy",
     "figure1": "Figure 1: entropy and accuracy over SFT, then RL",

@@ -106,8 +106,8 @@ def table3(data: Data) -> Iterable[Table]:
 
 def table4(data: Data) -> Iterable[Table]:
     """Other base models."""
-    names = [BASE, *(name for start in BACKBONES for name in (start, f"{start}+grpo"))]
-    names += [LOW_LR, "base-kl-0.3"]
+    starts = (VANILLA, LOW_LR, *BACKBONES[1:])
+    names = [BASE, *(name for start in starts for name in (start, f"{start}+grpo")), "base-kl-0.3"]
     for world in data.worlds:
         for name in data.sets(world):
             groups = data.groups(world, name)

@@ -52,7 +52,7 @@ def with_grpo(names: Iterable[str]) -> tuple[str, ...]:
 
 
 # With another base model of a world; Table 4 shows it.
-OTHER_BASE = (BASE, *BACKBONES, LOW_LR, "base-kl-0.3", *with_grpo(BACKBONES))
+OTHER_BASE = (BASE, *BACKBONES, LOW_LR, "base-kl-0.3", *with_grpo((*BACKBONES, LOW_LR)))
 
 # By target: of which world, with which demonstrations, what is read. None: the config's own set.
 Read = tuple[str, Sequence[str | None], Sequence[str]]
@@ -69,7 +69,7 @@ READS: dict[str, tuple[Read, ...]] = {
         (COUNTDOWN, (MAIN,), (BASE, VANILLA, "grpo", *with_grpo((*AFTER_SFT, WARM_UP)), *HYBRIDS)),
     ),
     "table4": (
-        (COUNTDOWN, (MAIN,), (BASE, *BACKBONES, *with_grpo(BACKBONES))),
+        (COUNTDOWN, (MAIN,), OTHER_BASE),
         (MODCHAIN, (None,), OTHER_BASE),
     ),
     "figure1": ((COUNTDOWN, (MAIN,), (BASE, *CURVES, *with_grpo(CURVES))),),
