@@ -31,7 +31,7 @@ try:
 except ImportError:  # most tests do without
     pass
 else:
-    # The same cases in every run, so that a submission fails by its own doing, and at any speed.
+    # The same cases in every run, so that a change fails by its own doing, and at any speed.
     settings.register_profile(
         "same",
         deadline=None,
