@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import uvicorn
 
@@ -104,9 +104,6 @@ def bind(options: argparse.Namespace, token: str | None) -> socket.socket:
 
 def serve(service: Service, listener: socket.socket) -> None:
     """Answers requests until SIGTERM or Ctrl-C, then finishes those that have begun."""
-    # uvicorn repeats the signal that stopped it; its default action would spoil the exit code.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
     config = uvicorn.Config(
         service.app(),
         log_level="warning",
@@ -117,6 +114,14 @@ def serve(service: Service, listener: socket.socket) -> None:
         timeout_graceful_shutdown=STOP_SECONDS,
     )
     server = uvicorn.Server(config)
+
+    def stop(*_: Any) -> None:
+        server.should_exit = True
+
+    # For a signal that comes before uvicorn listens for it; and uvicorn repeats the one that
+    # stopped it, whose default action would spoil the exit code.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
     host, port = listener.getsockname()[:2]
     host = f"[{host}]" if ":" in host else host
     pool = service.pool

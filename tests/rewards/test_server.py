@@ -378,6 +378,30 @@ def test_sigterm_finishes_what_has_begun_and_leaves_no_process(tmp_path):
         assert not alive
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_first_request_is_not_lost(number):
+    """It has said where it listens, so it may be stopped, although uvicorn has not begun."""
+    program = f"""
+import os, sys, uvicorn
+from curiojax.rewards.server import main
+run = uvicorn.Server.run
+def late(self, **options):
+    os.kill(os.getpid(), {int(number)})
+    run(self, **options)
+uvicorn.Server.run = late
+main(["--port", "0", "--workers", "1", "--verifier", "{FAKES}:act", "--format", "none"])
+"""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (done.returncode, done.stderr) == (0, "reward server stopped\n")
+
+
 def listens(url):
     try:
         socket.create_connection((url.host, url.port), timeout=60).close()
