@@ -11,7 +11,7 @@ from curiojax.errors import ConfigError
 from curiojax.folders import write_text
 from reproduction import statistics
 from reproduction.methods import data_title, title
-from reproduction.paper_tables import EQUAL, seeds_of
+from reproduction.paper_tables import BY_STEPS, EQUAL, seeds_of
 from reproduction.plan import (
     AFTER_SFT,
     BEYOND,
@@ -30,6 +30,7 @@ from reproduction.tables import Column, Table, text
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 AT_EQUAL = "at equal ID pass@1"
+RL_CONTROLS = (f"{VANILLA}+grpo", f"{LOW_LR}+grpo")
 READINGS = {1: "higher", 0: "not told apart", -1: "lower"}
 SHORT = {  # the columns of a table that a README has room for
     "table2": ("method", "ID pass@", "hard pass@", "entropy", "at equal ID", "paper", "seeds"),
@@ -58,18 +59,22 @@ def findings(data: Data) -> list[Finding]:
                 found += _changes(groups, method, VANILLA, where, data)
                 found += _at_equal(groups, method, VANILLA, where, data)
                 found += _at_equal(groups, method, LOW_LR, where, data)
-            for method in ("grpo", *HYBRIDS, *with_grpo((WARM_UP, *AFTER_SFT))):
-                found += _changes(groups, method, f"{VANILLA}+grpo", where, data)
+            for control in RL_CONTROLS:
+                for method in ("grpo", *HYBRIDS, *with_grpo((WARM_UP, *AFTER_SFT))):
+                    found += _changes(groups, method, control, where, data, rl=True)
     return found
 
 
 def _changes(
-    groups: Groups, method: str, control: str, where: str, data: Data
+    groups: Groups, method: str, control: str, where: str, data: Data, *, rl: bool = False
 ) -> Iterable[Finding]:
-    """At the end of both runs."""
+    """At the end of both runs; what was rewarded may also have been guessed, hence the steps."""
     if method in groups and control in groups and method != control:
-        hard = f"hard_pass{data.samples}"
-        for key, label in (("id_pass1", "ID pass@1"), (hard, f"hard pass@{data.samples}")):
+        k = data.samples
+        scores = {"id_pass1": "ID pass@1", f"hard_pass{k}": f"hard pass@{k}"}
+        if rl:
+            scores |= {"hard_pass1": "hard pass@1", f"search_hard_pass{k}": BY_STEPS.format(k=k)}
+        for key, label in scores.items():
             change = statistics.compare(groups[method], groups[control], score(key))
             if change is not None:
                 yield Finding(where, title(method), title(control), label, change)
@@ -159,11 +164,12 @@ def _claims(found: Sequence[Finding]) -> Iterable[str]:
             for label in dict.fromkeys(f.score for f in ours):
                 told = "; ".join(_told(f) for f in ours if f.score == label)
                 lines.append(f"- {title(key)} against {title(control)}, {label}: {told}.")
-    control = title(f"{VANILLA}+grpo")
     for key in ("curio+grpo", "base-kl+grpo"):
-        for f in enough:
-            if f.method == title(key) and f.control == control:
-                lines.append(f"- {f.method} against {control}, {f.score}: {_told(f)}.")
+        for control in map(title, RL_CONTROLS):
+            ours = [f for f in enough if (f.method, f.control) == (title(key), control)]
+            for label in dict.fromkeys(f.score for f in ours):
+                told = "; ".join(_told(f) for f in ours if f.score == label)
+                lines.append(f"- {title(key)} against {control}, {label}: {told}.")
     yield "\n".join(lines)
 
 

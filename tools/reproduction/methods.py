@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from curiojax.data.worlds import embedded_world
+
 TITLES = {
     "base": "base model",
     "vanilla": "vanilla SFT",
@@ -48,4 +50,4 @@ def data_title(world: str, demonstrations: str) -> str:
     said = {"canon": "one strategy"}.get(kind, demonstrations)
     if kind == "two":
         said = f"two strategies, the second in {100 * float(share):g} %"
-    return f"{name.capitalize()}{f' from {base}' if at else ''}, {said}"
+    return f"{embedded_world(name).title}{f' from {base}' if at else ''}, {said}"

@@ -40,6 +40,11 @@ EQUAL = (
     "pass@1 (straight lines between them); -: their range does not reach that accuracy. Search: "
     "both judged by the steps, not the format, which a control that has not learnt it yet lacks."
 )
+BY_STEPS = "hard pass@{k} by the steps"
+STEPS = (
+    "By the steps: the way to the answer is right; an answer alone may be a guess, of which "
+    "mod-chain has ten."
+)
 ENTROPY = "Entropy: nats per token of the model's own samples on ID problems."
 
 
@@ -113,12 +118,16 @@ def table4(data: Data) -> Iterable[Table]:
             groups = data.groups(world, name)
             if world == COUNTDOWN and name != MAIN:
                 continue
-            columns = [*scores(groups, data), *against(groups, VANILLA, data)]
+            by_steps = Column(
+                BY_STEPS.format(k=data.samples), key=f"search_hard_pass{data.samples}"
+            )
+            columns = [*scores(groups, data), (by_steps, _mean_of(groups, by_steps.key or ""))]
+            columns += [*against(groups, VANILLA, data)]
             columns += equal(groups, VANILLA, data, "at equal ID vs vanilla")
             for model, printed_table in paper.TABLE4.items():
                 columns += printed(printed_table, {"ID avg.": f"paper: {model} avg."})
             heading = f"Table 4: {data_title(world, name)}"
-            yield table(heading, groups, names, columns, ENTROPY)
+            yield table(heading, groups, names, columns, f"{STEPS} {ENTROPY}")
 
 
 # ---- columns ------------------------------------------------------------------------------------
