@@ -137,8 +137,10 @@ def test_few_seeds_claim_nothing(seeds):
 def test_five_seeds_are_read():
     words = results(two_methods(5))
     assert "nothing is claimed" not in words and "5 seeds" in words
-    equal = "CurioSFT against vanilla SFT, hard pass@4 at equal ID pass@1: +12.0 [+10.0, +14.0]"
-    assert f"{equal} (Countdown, two strategies, the second in 20 %), higher." in words
+    equal = (
+        "| CurioSFT | vanilla SFT | hard pass@4 at equal ID pass@1 | +12.0 [+10.0, +14.0], higher |"
+    )
+    assert equal in words and "| Countdown, two strategies, the second in 20 % |" in words
     # The same scores at every seed: hard pass@4 falls by nothing but the seed's own 0.01.
     lines = [line for line in words.splitlines() if "| ID pass@1 | -10.0" in line]
     assert len(lines) == 1 and lines[0].endswith("| lower |")
@@ -152,7 +154,7 @@ def test_readings_need_the_seeds_themselves():
     words = results(Data([*kept, *far]))
     # Strictly and by the search; what is told in words has five.
     assert words.count("too few seeds (2)") == 2
-    assert words.count("hard pass@4 at equal ID pass@1, search: ") == 0
+    assert words.count("| hard pass@4 at equal ID pass@1, search |") == 1
 
 
 def test_rows_of_different_numbers_of_seeds_say_so():
@@ -174,7 +176,7 @@ def test_rows_of_different_numbers_of_seeds_say_so():
     enough = sum("| 5 |" in line for line in compared)
     assert 0 < enough < len(compared) and f"Of the {enough} comparisons that have" in words
     assert words.count("too few seeds (2)") == words.count("| GEM | vanilla SFT |") > 0
-    short = next(line for line in words.splitlines() if line.startswith("| method"))
+    short = next(line for line in words.splitlines() if line.startswith("| method | ID"))
     assert short.endswith("| seeds |")
 
 
