@@ -101,8 +101,7 @@ def config_file(folder: Path) -> Path:
 def run(folder: Path, output: Path, *more: str, script: str | None = None, devices: int = 1):
     """`python -m curiojax.train` in a process of its own, or `script` with the same arguments."""
     environment = {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
-        "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         # The processes of these tests run the same programs over and over.
         "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

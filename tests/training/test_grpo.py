@@ -87,7 +87,7 @@ def folder(tmp_path_factory):
 def run(folder, output, *more, program=None):
     command = [sys.executable, *(["-c", program] if program else ["-m", "curiojax.train"])]
     environment = {
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # one device, compiled quickly
+        "XLA_FLAGS": "",
         "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]),
         "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -202,11 +202,12 @@ def test_a_step_of_staleness_survives_a_kill(folder):
 
 
 def test_it_learns(folder):
-    more = ("steps=30", "prompts_per_step=16", "prompts_per_update=16", "checkpoint.every=30")
+    more = ("steps=60", "prompts_per_step=16", "prompts_per_update=16", "checkpoint.every=60")
     done = run(folder, folder / "learns", *more)
     assert done.returncode == 0, done.stderr
     rewards = [line["reward"] for line in metrics(folder / "learns")]
-    assert np.mean(rewards[-5:]) > np.mean(rewards[:5]) + 0.1
+    # From 0.31 to 0.49; the noise of such a difference is 0.03.
+    assert np.mean(rewards[-10:]) > np.mean(rewards[:10]) + 0.1
 
 
 @pytest.mark.parametrize(
