@@ -79,7 +79,7 @@ def test_what_is_written(trained, straight):
         assert part["entropy"]["token_mean"] == pytest.approx(sum(drawn) / len(drawn))
         assert part["strict_verifier"] == ("math_verify" if name == "arc_challenge" else None)
     # It has learnt some of it.
-    assert 0.05 < results["means"]["all"]["avg"]["value"] <= 1
+    assert 0.2 < results["means"]["all"]["avg"]["value"] <= 1
     assert results["settings"]["engine"] == "sampler" and results["name"] == "model"
     page = (straight / "report.html").read_text()
     assert "ARC-Challenge" in page and "<script" in page
