@@ -112,7 +112,12 @@ def _join(settings: Settings) -> Group:
     output = native.Captured()
     try:
         with native.captured_messages() as output:
-            native.initialize(max(1, int(until - time.monotonic())), _lost, **arguments)
+            try:
+                native.initialize(max(1, int(until - time.monotonic())), _lost, **arguments)
+            except Exception:
+                if address is not None and index == 0:
+                    output.wait_for_missing()
+                raise
     except Exception as error:
         # Without the clean-up of JAX, which takes its time and has more to say.
         print(f"error: {_why_not(settings, error, output.text)}", file=sys.stderr)

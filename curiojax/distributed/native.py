@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -83,14 +84,27 @@ class Captured:
 
     text = ""
 
+    def __init__(self, file: Any = None):
+        self._file = file
+
+    def wait_for_missing(self, seconds: float = 3.0) -> None:
+        """Until the service has written who did not come; its clients may hear of it before."""
+        until = time.monotonic() + seconds
+        while self._file is not None and time.monotonic() < until:
+            # Not `read`: the place in the file is where C++ goes on writing.
+            text = os.pread(self._file.fileno(), 2**20, 0).decode(errors="replace")
+            if missing_processes(text):
+                return
+            time.sleep(0.05)
+
 
 @contextmanager
 def captured_messages() -> Iterator[Captured]:
     """Keeps what C++ writes to standard error; it is written there at the end if all goes well."""
-    result = Captured()
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as file:
+        result = Captured(file)
         os.dup2(file.fileno(), 2)
         try:
             yield result

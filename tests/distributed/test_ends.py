@@ -1,12 +1,15 @@
 """Whatever ends one process ends all of them, soon, with a line that says why."""
 
+import os
 import signal
 import socket
+import threading
 import time
 
 import psutil
 import pytest
 
+from curiojax.distributed import native
 from tests.distributed import processes
 
 STOPPED = "stopped answering, so this process ends too; the same command on every host goes on"
@@ -115,6 +118,15 @@ def test_a_process_that_never_comes_is_named(tmp_path):
     )
     assert len(errors.splitlines()) < 4  # what is waited for, and what did not come
     assert others.startswith("process 2: error: distributed.num_processes: the 4 processes did not")
+
+
+def test_who_is_missing_may_be_said_after_the_error():
+    late = threading.Timer(0.3, os.write, (2, b"timed out task names:\n1\n3\n"))
+    with pytest.raises(RuntimeError), native.captured_messages() as output:
+        late.start()
+        output.wait_for_missing(60)
+        raise RuntimeError
+    assert native.missing_processes(output.text) == [1, 3]
 
 
 def test_a_coordinator_that_is_not_there_is_named():
