@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import time
-from collections.abc import Callable
-
 # Every journal is appended to on the main thread, which then does nothing more.
 HELD = """
 import time
@@ -22,12 +18,3 @@ Journal.append = append_and_wait
 def held(program: str, *, name: str, lines: int) -> str:
     """The program with a wait as soon as the journal of this name has more than so many lines."""
     return HELD.format(name=name, lines=lines) + program
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:
-    """Waits for something that a process, still running then, is to bring about."""
-    deadline = time.monotonic() + 600
-    while not condition():
-        assert process.poll() is None, "it has ended"
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.02)

@@ -17,7 +17,8 @@ from curiojax.evaluation.rows import completion_rows
 from curiojax.evaluation.runner import run_evaluation
 from curiojax.evaluation.settings import load_settings
 from tests.evaluation.benchmark_files import ROWS
-from tests.held import held, wait_for
+from tests.held import held
+from tests.waiting import wait_until
 
 EVALUATE = """
 from curiojax.errors import exit_on_config_error
@@ -145,7 +146,7 @@ def test_all_nine_and_a_kill_from_outside(trained, straight, tmp_path):
     slow = [sys.executable, "-c", held(EVALUATE, name="amc.jsonl", lines=1), *options]
     process = subprocess.Popen(slow, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     file = tmp_path / "out/completions/amc.jsonl"
-    wait_for(lambda: file.exists() and file.read_bytes().count(b"\n") > 1, process)
+    wait_until(lambda: file.exists() and file.read_bytes().count(b"\n") > 1, 600, process=process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     done = subprocess.run(command, capture_output=True, text=True)

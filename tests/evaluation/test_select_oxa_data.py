@@ -26,7 +26,8 @@ from curiojax.errors import ConfigError
 from curiojax.evaluation.worlds import grade, sample_problems, world_tokenizer
 from curiojax.rewards.countdown import verify
 from curiojax.training.sft import run_sft
-from tests.held import held, wait_for
+from tests.held import held
+from tests.waiting import wait_until
 
 TOOL = Path(__file__).parents[2] / "tools" / "select_oxa_data.py"
 FILES = ("promoted.parquet", "suppressed.parquet", "selection.json", "settings.json")
@@ -134,7 +135,11 @@ def test_killed_and_continued_it_ends_with_the_same_files(selected, world, tmp_p
     for lines in (20, 60):
         slow = [sys.executable, "-c", held(SELECT, name=scores.name, lines=lines), *options]
         process = subprocess.Popen(slow, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        wait_for(lambda n=lines: scores.is_file() and scores.read_bytes().count(b"\n") > n, process)
+        wait_until(
+            lambda n=lines: scores.is_file() and scores.read_bytes().count(b"\n") > n,
+            600,
+            process=process,
+        )
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
     assert not (output / "selection.json").exists()

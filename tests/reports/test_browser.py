@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-import time
 
 import pytest
 
 from curiojax.reports import page, tokens
 from curiojax.reports.training import write_training_report
+from tests.waiting import wait_until
 
 from . import samples
 from .test_comparison_report import NAMES
@@ -83,20 +83,13 @@ def open_page(driver, path, *, width=1280, height=900, dark=False):
     driver.get("about:blank")
     driver.get_log("browser"), driver.get_log("performance")
     driver.get(path.as_uri())
-    wait(lambda: driver.execute_script("return document.documentElement.dataset.ready"))
+    wait_until(lambda: driver.execute_script("return document.documentElement.dataset.ready"))
     events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
     return [
         event["params"]["request"]["url"]
         for event in events
         if event["method"] == "Network.requestWillBeSent"
     ]
-
-
-def wait(condition, seconds=300):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "timed out"
-        time.sleep(0.05)
 
 
 def complaints(driver):
@@ -156,7 +149,7 @@ def test_pointing_at_a_token_shows_its_numbers(browser, report):
     token = browser.find_elements("css selector", ".t")[4]
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", token)
     webdriver.ActionChains(browser).move_to_element(token).perform()
-    wait(lambda: browser.find_element("id", "token-panel").is_displayed())
+    wait_until(lambda: browser.find_element("id", "token-panel").is_displayed())
     text = browser.find_element("id", "token-panel").text
     assert f"token 5 of {len(view)}" in text
     assert f"{view[4]['entropy']:.3f} nats" in text
@@ -164,7 +157,7 @@ def test_pointing_at_a_token_shows_its_numbers(browser, report):
     webdriver.ActionChains(browser).move_to_element(
         browser.find_element("tag name", "h1")
     ).perform()
-    wait(lambda: not browser.find_element("id", "token-panel").is_displayed())
+    wait_until(lambda: not browser.find_element("id", "token-panel").is_displayed())
 
 
 def test_keyboard_and_tap_reach_the_tokens(browser, report):
@@ -316,7 +309,7 @@ def test_hostile_text_is_shown_and_never_run(browser, tmp_path):
            Plotly.Fx.hover("plot-loss", points)"""
     )
     hover = "return document.querySelector('#plot-loss .hoverlayer').textContent"
-    wait(lambda: browser.execute_script(hover))
+    wait_until(lambda: browser.execute_script(hover))
     assert "<b>b</b>" in browser.execute_script(hover)
 
 

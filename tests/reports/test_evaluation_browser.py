@@ -9,11 +9,12 @@ import pytest
 
 from curiojax.reports.completion_rows import VERDICTS, verdict
 from curiojax.reports.evaluation import write_evaluation_report
+from tests.waiting import wait_until
 
 from . import evaluation_samples as samples
 from . import test_browser
 from .samples import HOSTILE
-from .test_browser import browser, complaints, contrast, wait  # noqa: F401
+from .test_browser import browser, complaints, contrast  # noqa: F401
 from .test_evaluation_report import row
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
@@ -51,7 +52,7 @@ def open_page(driver, path, **more):
 
 def settle(driver):
     """Waits for the end of a search, which goes on in parts where it takes long."""
-    wait(lambda: not found(driver).startswith("Searching"))
+    wait_until(lambda: not found(driver).startswith("Searching"))
 
 
 def choose(driver, **values):
@@ -149,7 +150,7 @@ def point_at(driver, identifier, across) -> str:
     offset = int((across - 0.5) * plot.rect["width"])
     ActionChains(driver).move_to_element_with_offset(plot, offset, 0).perform()
     text = f"return document.querySelector('#{identifier} .hoverlayer').textContent"
-    wait(lambda: driver.execute_script(text))
+    wait_until(lambda: driver.execute_script(text))
     return driver.execute_script(text)
 
 
@@ -302,7 +303,7 @@ def test_keyboard_and_tap_show_a_tokens_entropy(browser, listed):  # noqa: F811
     )
     browser.execute_script("document.querySelector('.t').focus()")
     ActionChains(browser).send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT).perform()
-    wait(panel.is_displayed)
+    wait_until(panel.is_displayed)
     assert f"token 3 of {len(wanted['pieces'])}" in panel.text
     assert f"{wanted['entropies'][2]:.3f} nats" in panel.text
     ActionChains(browser).send_keys(Keys.ESCAPE).perform()
@@ -418,9 +419,11 @@ def test_thousands_of_long_completions_stay_fast(browser, tmp_path):  # noqa: F8
 
     # Some 150 on an idle machine; on a busy one, some tries may be held up.
     assert any(milliseconds() < 3000 for _ in range(5))
-    wait(lambda: browser.execute_script("return document.querySelectorAll('.t').length") == 32000)
+    wait_until(
+        lambda: browser.execute_script("return document.querySelectorAll('.t').length") == 32000
+    )
     choose(browser, text="needle")
-    wait(lambda: names(browser) == ["long"])
+    wait_until(lambda: names(browser) == ["long"])
 
 
 def test_paper_gets_what_is_open(browser, report):  # noqa: F811

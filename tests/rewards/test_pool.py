@@ -16,6 +16,7 @@ import pytest
 
 from curiojax.errors import ConfigError
 from curiojax.rewards.pool import STATUSES, Item, RewardPool
+from tests.waiting import wait_until
 
 FAKES = "tests.rewards.fake_verifiers"
 REPOSITORY = Path(__file__).parents[2]
@@ -31,15 +32,6 @@ def pool():
         f"{FAKES}:act", "none", workers=2, timeout_seconds=5.0, memory_limit_mb=256
     ) as pool:
         yield pool
-
-
-def wait_until(condition, seconds=60.0):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def is_gone(pid):
@@ -179,7 +171,7 @@ def test_closing_does_not_wait_for_what_hangs(tmp_path):
     calls = tmp_path / "calls"
     pool = RewardPool(f"{FAKES}:count_calls", "none", workers=2, timeout_seconds=300.0)
     futures = [pool.submit(Item("hang", f"{calls}{k}")) for k in range(5)]
-    assert wait_until(lambda: list(tmp_path.iterdir()))  # one of them is being worked on
+    wait_until(lambda: list(tmp_path.iterdir()), 60)  # one of them is being worked on
     pids = pool.pids
     began = time.monotonic()
     pool.close()
@@ -259,7 +251,7 @@ def test_memory_left_by_earlier_items_is_not_held_against_the_next():
 def test_what_a_verifier_started_dies_with_it(pool, tmp_path):
     note = tmp_path / "pid"
     assert pool.grade([Item(f"child:{note}", "x")])[0].status == "timeout"
-    assert wait_until(lambda: is_gone(int(note.read_text())))
+    wait_until(lambda: is_gone(int(note.read_text())), 60)
 
 
 @pytest.mark.parametrize(
@@ -345,7 +337,8 @@ def test_workers_end_with_their_parent_and_never_run_its_main_module(tmp_path, e
     lines = done.stdout.splitlines()
     assert lines[:2] == ["main runs", "[False, 'None']"], done.stderr
     pids = [int(word) for word in lines[2].split()]
-    assert len(pids) == 2 and wait_until(lambda: all(map(is_gone, pids)))
+    assert len(pids) == 2
+    wait_until(lambda: all(map(is_gone, pids)), 60)
     assert done.returncode == {"kill": -9, "exit": 1, "raise": 1, "jax": 0}[ending]
 
 

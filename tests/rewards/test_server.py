@@ -17,6 +17,8 @@ import httpx
 import psutil
 import pytest
 
+from tests.waiting import wait_until
+
 REPOSITORY = Path(__file__).parents[2]
 FAKES = "tests.rewards.fake_verifiers"
 SERVER = [sys.executable, "-m", "curiojax.rewards.server"]
@@ -68,13 +70,6 @@ def rough():
 
 def grade(client, *items, **request):
     return client.post("/v1/grade", json={"items": list(items)}, **request)
-
-
-def wait_until(condition, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.02)
 
 
 def pending(client):

@@ -26,6 +26,7 @@ from curiojax.rollout.vllm_client import (
     request_seed,
 )
 from tests.ports import free_port
+from tests.waiting import wait_until
 
 CONFIG = ModelConfig(
     model_type="qwen2",
@@ -199,13 +200,6 @@ def test_a_slow_request_is_dropped_and_sent_again(connect):
     assert [c.tokens for c in results[0]] == expected_tokens(7, 0)
     assert time.monotonic() - began < 40
     assert len(server.completions()) == 3
-
-
-def wait_until(condition, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.02)
 
 
 def stop(server):

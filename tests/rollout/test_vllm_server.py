@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import jax
@@ -25,6 +24,7 @@ from curiojax.rollout.vllm import RolloutError, VllmRollout, VllmSettings
 from curiojax.rollout.vllm_client import VllmClient
 from curiojax.rollout.weights import WeightStore
 from tests.ports import free_port
+from tests.waiting import wait_until
 
 SHM = Path("/dev/shm")
 
@@ -58,13 +58,6 @@ def alive(pid):
         return False
 
 
-def wait_for(condition, seconds=120.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.05)
-
-
 def shared(pids):
     return [Path(file) for file in vllm_guard.shared_memory(pids)]
 
@@ -89,9 +82,9 @@ def test_start_use_and_close(checkpoint, settings, tmp_path):
 def let_look(guard):
     """Waits until a guard has looked what shared memory there is, for which alone it reads."""
     reads = guard.io_counters().read_count
-    wait_for(lambda: guard.io_counters().read_count > reads)
+    wait_until(lambda: guard.io_counters().read_count > reads)
     naps = guard.num_ctx_switches().voluntary
-    wait_for(lambda: guard.num_ctx_switches().voluntary > naps + 1)
+    wait_until(lambda: guard.num_ctx_switches().voluntary > naps + 1)
 
 
 @pytest.mark.parametrize("victim", ["server", "engine", "both"])
@@ -160,8 +153,8 @@ def test_servers_end_with_the_trainer(trainer, how):
     process, pids, files = trainer
     process.send_signal(how)
     process.wait(timeout=300)
-    wait_for(lambda: not any(map(alive, pids)))
-    wait_for(lambda: not any(path.exists() for path in files))
+    wait_until(lambda: not any(map(alive, pids)))
+    wait_until(lambda: not any(path.exists() for path in files))
 
 
 def test_servers_end_where_the_trainer_and_the_guard_are_killed_at_once(trainer):
@@ -169,8 +162,8 @@ def test_servers_end_where_the_trainer_and_the_guard_are_killed_at_once(trainer)
     os.kill(pids[-1], signal.SIGKILL)
     process.kill()
     process.wait(timeout=300)
-    wait_for(lambda: not any(map(alive, pids)))
-    wait_for(lambda: not file.exists())
+    wait_until(lambda: not any(map(alive, pids)))
+    wait_until(lambda: not file.exists())
     # Nobody is left to remove these; the next run removes the weights.
     WeightStore(weights.parent, CONFIG, "float32").close()
     assert not weights.exists()
@@ -182,7 +175,7 @@ def test_a_server_ends_with_its_guard_and_comes_back(checkpoint, settings):
         process = rollout._endpoints[0].process
         pids = process.pids()
         os.kill(process._guard.pid, signal.SIGKILL)
-        wait_for(lambda: not any(map(alive, pids)))
+        wait_until(lambda: not any(map(alive, pids)))
         results = rollout.generate(PROMPTS, SAMPLING, 7)
         assert [c.tokens for c in results[2]] == expected_tokens(7, 2)
         after = process.pids()
@@ -250,7 +243,7 @@ def test_a_server_by_the_tool_takes_our_weights(checkpoint, settings, tmp_path):
                 client.get("/health", timeout=30)
                 return True
 
-        wait_for(answers)
+        wait_until(answers)
         base = {"max_model_len": 32, "log_dir": tmp_path, "weights_dir": tmp_path}
         with VllmRollout(CONFIG, checkpoint, VllmSettings(**base, base_urls=(url,))) as rollout:
             rollout.sync(init_params(jax.random.key(1), CONFIG), 3)

@@ -64,7 +64,6 @@ def _with_other_bases(configs: dict[str, RunConfig], bases: Sequence[str]) -> di
             raise ConfigError(f"--base: two folders are called {path.name}; rename one")
         config = configs[world]
         model = config.model.model_copy(update={"path": str(path)})
-        # `model_copy` must not turn defaults into settings: what was unsaid stays unsaid.
         found[label] = config.model_copy(update={"model": model})
     return found
 

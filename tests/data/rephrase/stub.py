@@ -24,13 +24,6 @@ def completion(text, prompt_tokens=600, completion_tokens=100, **more):
     }
 
 
-def wait_until(condition, seconds=300.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.01)
-
-
 class Stub:
     """Answers every question without its noise unless `behave` says otherwise.
 

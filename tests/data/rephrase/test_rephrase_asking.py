@@ -19,8 +19,9 @@ from curiojax.data.rephrase.replies import Reply, parse_completion
 from curiojax.data.rephrase.run import Patience
 from curiojax.data.rephrase.template import Request, Template
 from curiojax.errors import ConfigError
+from tests.waiting import wait_until
 
-from .stub import NOISE, Stub, cleaned, completion, wait_until
+from .stub import NOISE, Stub, cleaned, completion
 
 REQUEST = Request("some-model", Template(), {"temperature": 0.0, "max_tokens": 256})
 KEY = "sk-not-for-anybody-else"

@@ -16,8 +16,9 @@ import pytest
 from curiojax.data import load_records
 from curiojax.data.rephrase.rows import ADDED
 from curiojax.errors import ConfigError
+from tests.waiting import wait_until
 
-from .stub import NOISE, Stub, cleaned, completion, wait_until
+from .stub import NOISE, Stub, cleaned, completion
 
 ROOT = Path(__file__).parents[3]
 TOOL = ROOT / "tools" / "rephrase_questions.py"
