@@ -30,10 +30,10 @@ from curiojax import folders, progress
 from curiojax.errors import ConfigError, exit_on_config_error
 from reproduction import crew, paper_scale
 from reproduction import output as output_module
-from reproduction.findings import write_readme
+from reproduction.findings import Asked, write_readme
 from reproduction.plan import TARGETS, plan
 from reproduction.records import load
-from reproduction.settings import CONFIGS, read_configs
+from reproduction.settings import CONFIGS, base_sizes, read_configs
 
 MARKER = "reproduction.json"
 
@@ -89,9 +89,8 @@ def reproduce_laptop(options: argparse.Namespace) -> None:
         data = load(runs, output)
         if not data.runs:
             raise ConfigError(f"--output: nothing is finished in {output}; leave out --no-run")
-        written = output_module.write_all(
-            data, options.targets, output, command(options), len(runs)
-        )
+        asked = Asked(command(options), len(runs), base_sizes(configs))
+        written = output_module.write_all(data, options.targets, output, asked)
         if options.write_readme:
             results = output / output_module.FOLDER / "summary.md"
             write_readme(options.write_readme, results.read_text(encoding="utf-8"))

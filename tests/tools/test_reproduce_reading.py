@@ -101,6 +101,29 @@ def test_a_table_says_what_the_raw_numbers_say():
     assert "3 seeds" in main.caption
 
 
+def test_the_papers_claim_has_a_table_of_its_own():
+    """CurioSFT less each rival, seed by seed, beside the same difference of the paper's numbers."""
+    gem = [finished("gem", s, {4: (0.3 + 0.1 * s, 0.2)}) for s in range(2)]
+    table = build("table2", Data([*two_methods(3).runs, *gem]))[1]
+    assert table.heading.startswith("Table 2, what CurioSFT has more: Countdown")
+    titles = [column.title for column in table.columns]
+    scores = ["ID pass@1", "hard pass@4", "paper: ID avg.", "paper: OOD avg."]
+    assert titles == ["method", *scores, "seeds"]
+    # GEM: 0.5 - (0.3, 0.4), and 0.35, 0.36 - 0.2, with t(0.975, 1) = 12.706.
+    assert table.texts() == [
+        ["vanilla SFT", "-10.0 [-10.0, -10.0]", "+16.0 [+13.5, +18.5]", "+2.5", "+2.9", "3"],
+        ["GEM", "+15.0 [-48.5, +78.5]", "+15.5 [+9.1, +21.9]", "+1.7", "+0.5", "2"],
+    ]
+    ends = [finished(name, 0, {4: (0.5, 0.25)}) for name in ("curio+grpo", "srft", "dft+grpo")]
+    table = build("table3", Data([*two_methods(1).runs, *ends]))[1]
+    assert table.texts() == [
+        ["SRFT", "+0.0", "+0.0", "-", "-", "1"],
+        ["DFT + GRPO", "+0.0", "+0.0", "+4.3", "+1.9", "1"],
+    ]
+    other = build("table2", Data([finished("vanilla", 0, {4: (0.5, 0.2)}, demonstrations="canon")]))
+    assert len(other) == 1
+
+
 def test_cells():
     assert text(Estimate(0.485, 0.008, 5), Column("")) == "48.5 ± 0.8"
     assert text(Estimate(0.485, None, 1), Column("")) == "48.5"
@@ -122,9 +145,14 @@ def test_hotter_decoding_is_a_row_of_the_control():
 # ---- words --------------------------------------------------------------------------------------
 
 
+def asked(planned):
+    sizes = {"countdown": 173_056, "modchain": 166_912, "countdown@large": 1_240_000}
+    return findings.Asked("the command", planned, sizes)
+
+
 def results(data, planned=None):
     tables = [("table2", table) for table in build("table2", data)]
-    return findings.in_words(data, tables, "the command", planned or len(data.runs)).results
+    return findings.in_words(data, tables, asked(planned or len(data.runs))).results
 
 
 @pytest.mark.parametrize("seeds", [1, 4])
@@ -175,7 +203,8 @@ def test_rows_of_different_numbers_of_seeds_say_so():
     compared = [line for line in words.splitlines() if line.startswith("| Countdown, two")]
     enough = sum("| 5 |" in line for line in compared)
     assert 0 < enough < len(compared) and f"Of the {enough} comparisons that have" in words
-    assert words.count("too few seeds (2)") == words.count("| GEM | vanilla SFT |") > 0
+    few = words.count("| GEM | vanilla SFT |") + words.count("| CurioSFT | GEM |")
+    assert words.count("too few seeds (2)") == few > 0
     short = next(line for line in words.splitlines() if line.startswith("| method | ID"))
     assert short.endswith("| seeds |")
 
@@ -193,6 +222,8 @@ def test_another_base_model_has_a_table_of_its_own():
         "Table 4: Countdown, two strategies, the second in 20 %",
         "Table 4: Countdown from large, two strategies, the second in 20 %",
     ]
+    assert 'Models of 0.2 ("large": 1.2) million parameters' in results(data)
+    assert "Models of 0.2 million parameters" in results(two_methods(5))
     told = [f.data for f in findings.findings(data)]
     assert len(told) == 2 * len([x for x in told if x.startswith("Countdown from large")])
 
@@ -245,7 +276,7 @@ def test_the_picture_of_table_2_has_the_controls_path():
 def test_everything_is_written_for_what_is_there(tmp_path):
     pytest.importorskip("matplotlib")
     data = two_methods(2)
-    written = output.write_all(data, ["table1", "table2", "figure1"], tmp_path, "the command", 9)
+    written = output.write_all(data, ["table1", "table2", "figure1"], tmp_path, asked(9))
     names = {path.name for path in written}
     assert names == {
         *("report.html", "results.md", "summary.md", "raw.json", "raw.csv"),
@@ -260,7 +291,7 @@ def test_everything_is_written_for_what_is_there(tmp_path):
     found = json.loads((tmp_path / "results/table2.json").read_text())
     assert {row["run"] for row in found["raw"]} == {"base", "vanilla", "curio"}
     assert found["paper"][0]["rows"]["psft"]["ID avg."] == 50.3
-    again = output.write_all(data, ["figure1"], tmp_path / "again", "the command", 9)
+    again = output.write_all(data, ["figure1"], tmp_path / "again", asked(9))
     svg = next(path for path in again if path.suffix == ".svg")
     assert svg.read_bytes() == (tmp_path / "results/figure1.svg").read_bytes()
 

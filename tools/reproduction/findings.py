@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from reproduction.plan import (
     HYBRIDS,
     LOW_LR,
     MAIN,
+    RIVALS,
     TABLE2,
     VANILLA,
     WARM_UP,
@@ -62,6 +63,10 @@ def findings(data: Data) -> list[Finding]:
             for control in RL_CONTROLS:
                 for method in ("grpo", *HYBRIDS, *with_grpo((WARM_UP, *AFTER_SFT))):
                     found += _changes(groups, method, control, where, data, rl=True)
+            for method, rivals in RIVALS.items():
+                for rival in rivals:
+                    if rival not in (VANILLA, *RL_CONTROLS):  # those are above
+                        found += _changes(groups, method, rival, where, data)
     return found
 
 
@@ -106,15 +111,29 @@ class Words(NamedTuple):
     results: str
 
 
-def in_words(data: Data, tables: Sequence[tuple[str, Table]], command: str, planned: int) -> Words:
-    """What is written of finished runs, `planned` being how many the command asks for."""
+class Asked(NamedTuple):
+    """What the runs belong to.
+
+    Attributes:
+      command: that makes them.
+      planned: how many runs it asks for; some may not be finished.
+      sizes: of the base model of each world, in parameters.
+    """
+
+    command: str
+    planned: int
+    sizes: Mapping[str, int]
+
+
+def in_words(data: Data, tables: Sequence[tuple[str, Table]], asked: Asked) -> Words:
+    """What is written of finished runs."""
     found = findings(data)
     runs = (
         f"{len(data.runs)} runs"
-        if len(data.runs) == planned
-        else f"{len(data.runs)} of {planned} runs"
+        if len(data.runs) == asked.planned
+        else f"{len(data.runs)} of {asked.planned} runs"
     )
-    parts = [f"Made by `{command}`: {runs}. {_scope()}"]
+    parts = [f"Made by `{asked.command}`: {runs}. {_scope(data, asked.sizes)}"]
     most = max((f.difference.count for f in found), default=0)
     if most < FEWEST_SEEDS:
         parts.append(
@@ -134,11 +153,17 @@ def _joined(parts: Sequence[str]) -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _scope() -> str:
+def _scope(data: Data, sizes: Mapping[str, int]) -> str:
+    millions = {world: f"{sizes[world] / 1e6:.1f}" for world in data.worlds if world in sizes}
+    shipped = dict.fromkeys(size for world, size in millions.items() if "@" not in world)
+    said = " and ".join(shipped) or "unknown"
+    for world, size in millions.items():
+        if "@" in world:
+            said += f' ("{world.partition("@")[2]}": {size})'
     return (
         "A seed is a draw of the demonstrations, an order of the batches and a draw of evaluation "
         "problems and samples, which all methods share; the base model of a world is one and the "
-        "same. Models of 0.2 million parameters: nothing here says what a language model does. "
+        f"same. Models of {said} million parameters: nothing here says what a language model does. "
         "The paper's numbers stand beside ours for the order of the methods only."
     )
 

@@ -17,7 +17,7 @@ from curiojax.folders import write_text
 from curiojax.reports import page
 from reproduction import paper
 from reproduction.figures import draw
-from reproduction.findings import in_words
+from reproduction.findings import Asked, in_words
 from reproduction.paper_tables import build, seeds_of
 from reproduction.plan import reads
 from reproduction.records import Data, raw_rows
@@ -64,10 +64,8 @@ def check_matplotlib(targets: Sequence[str]) -> None:
             )
 
 
-def write_all(
-    data: Data, targets: Sequence[str], output: Path, command: str, planned: int
-) -> list[Path]:
-    """Writes what there is for the targets, of `planned` runs; the files, the report first."""
+def write_all(data: Data, targets: Sequence[str], output: Path, asked: Asked) -> list[Path]:
+    """Writes what there is for the targets; the files, the report first."""
     folder = output / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     raw = raw_rows(data)
@@ -91,8 +89,8 @@ def write_all(
             pictures[target] = _picture(figure, "png")
             written.append(_write(folder / f"{target}.png", pictures[target]))
             written.append(_write(folder / f"{target}.svg", _picture(figure, "svg")))
-    words = in_words(data, tables, command, planned)
-    report = _report(data, tables, pictures, words.results, planned)
+    words = in_words(data, tables, asked)
+    report = _report(data, tables, pictures, words.results, asked.planned)
     return [
         _write(folder / "report.html", report),
         _write(folder / "results.md", words.results),

@@ -51,6 +51,12 @@ def with_grpo(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(f"{name}+grpo" for name in names)
 
 
+# What Tables 2 and 3 of the paper set its method against, and the single-stage methods they lack.
+RIVALS = {
+    "curio": tuple(name for name in TABLE2 if name != "curio"),
+    "curio+grpo": ("grpo", *HYBRIDS, *with_grpo((VANILLA, "gem", "dft", "psft"))),
+}
+
 # With another base model of a world; Table 4 shows it.
 OTHER_BASE = (BASE, *BACKBONES, LOW_LR, "base-kl-0.3", *with_grpo((*BACKBONES, LOW_LR)))
 

@@ -6,13 +6,14 @@ problems with another base model, whose folder is called `large`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from curiojax import models
+from curiojax import models, quickstart
 from curiojax.config import RunConfig, load_config, read_yaml
 from curiojax.data.worlds import WORLDS, embedded_world
 from curiojax.errors import ConfigError
+from curiojax.training.plan import count_parameters
 from curiojax.yaml_files import find_config
 
 CONFIGS = ("configs/reproduce/laptop.yaml", "configs/reproduce/laptop_modchain.yaml")
@@ -71,6 +72,12 @@ def _with_other_bases(configs: dict[str, RunConfig], bases: Sequence[str]) -> di
 def fingerprint(config: RunConfig) -> str | None:
     """Of the base model's weights; None for the shipped one."""
     return models.inspect_pretrained(config.model.path)[1] if config.model.path else None
+
+
+def base_sizes(configs: Mapping[str, RunConfig]) -> dict[str, int]:
+    """How many parameters the base model of each world has."""
+    found = {world: quickstart.base_model(config) for world, config in configs.items()}
+    return {w: count_parameters(models.inspect_pretrained(path)[0]) for w, path in found.items()}
 
 
 def is_built(world: str) -> bool:
