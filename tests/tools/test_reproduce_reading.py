@@ -174,6 +174,21 @@ def test_five_seeds_are_read():
     assert len(lines) == 1 and lines[0].endswith("| lower |")
 
 
+def test_single_stage_methods_are_read_against_their_own_start():
+    ends = {"warm-up+grpo": (0.5, 0.2), "luffy": (0.4, 0.3), "vanilla+grpo": (0.5, 0.1)}
+    runs = [
+        finished(name, s, {4: (easy, hard + 0.001 * s * len(name))})
+        for name, (easy, hard) in ends.items()
+        for s in range(5)
+    ]
+    words = findings.in_words(Data(runs), [], asked(15)).summary
+    rows = [line for line in words.splitlines() if line.startswith("| LUFFY")]
+    assert rows == [
+        "| LUFFY | SFT, 84 steps + GRPO | ID pass@1 | -10.0 [-10.0, -10.0], lower |",
+        "| LUFFY | SFT, 84 steps + GRPO | hard pass@4 | +8.6 [+7.2, +10.0], higher |",
+    ]
+
+
 def test_readings_need_the_seeds_themselves():
     """Five seeds in all, of which two only have the accuracy that the control passes through."""
     data = two_methods(5)

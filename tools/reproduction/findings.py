@@ -32,6 +32,7 @@ from reproduction.tables import Column, Table, text
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 AT_EQUAL = "at equal ID pass@1"
 RL_CONTROLS = (f"{VANILLA}+grpo", f"{LOW_LR}+grpo")
+SAME_START = f"{WARM_UP}+grpo"  # the control of the single-stage methods
 READINGS = {1: "higher", 0: "not told apart", -1: "lower"}
 SHORT = {  # the columns of a table that a README has room for
     "table2": ("method", "ID pass@", "hard pass@", "entropy", "at equal ID", "paper", "seeds"),
@@ -63,6 +64,8 @@ def findings(data: Data) -> list[Finding]:
             for control in RL_CONTROLS:
                 for method in ("grpo", *HYBRIDS, *with_grpo((WARM_UP, *AFTER_SFT))):
                     found += _changes(groups, method, control, where, data, rl=True)
+            for method in HYBRIDS:  # the same start, prompts and steps, without demonstrations
+                found += _changes(groups, method, SAME_START, where, data)
             for method, rivals in RIVALS.items():
                 for rival in rivals:
                     if rival not in (VANILLA, *RL_CONTROLS):  # those are above
@@ -194,11 +197,13 @@ def _claims(found: Sequence[Finding]) -> Iterable[str]:
 
 
 def _is_told(f: Finding) -> bool:
-    """Whether a comparison is one of CurioSFT or base-support KL with a fair control."""
+    """Whether it compares CurioSFT, base-support KL or a single-stage method with its control."""
     after_sft = {title("curio"), title("base-kl")}
     after_rl = {title("curio+grpo"), title("base-kl+grpo")}
     if f.method in after_sft:
         return AT_EQUAL in f.score
+    if f.control == title(SAME_START):
+        return True
     return f.method in after_rl and f.control in map(title, RL_CONTROLS)
 
 
