@@ -155,6 +155,17 @@ def results(data, planned=None):
     return findings.in_words(data, tables, asked(planned or len(data.runs))).results
 
 
+def test_the_readmes_tables_are_folded_and_the_others_not():
+    data = two_methods(5)
+    tables = [("table2", table) for table in build("table2", data)]
+    summary, full = findings.in_words(data, tables, asked(15))
+    for table in tables:
+        assert f"<details><summary>{table[1].heading}</summary>\n\n| method |" in summary
+        assert f"### {table[1].heading}\n\n| method |" in full
+    assert summary.count("\n\n</details>\n") == len(tables) and "<details>" not in full
+    assert "All comparisons" in full and "All comparisons" not in summary
+
+
 @pytest.mark.parametrize("seeds", [1, 4])
 def test_few_seeds_claim_nothing(seeds):
     words = results(two_methods(seeds))

@@ -106,8 +106,8 @@ class Words(NamedTuple):
     """The two texts.
 
     Attributes:
-      summary: how the results were made, what may be said, the short tables.
-      results: the same and all comparisons.
+      summary: how the results were made, what may be said, the short tables, folded.
+      results: the same, open, and all comparisons.
     """
 
     summary: str
@@ -145,11 +145,17 @@ def in_words(data: Data, tables: Sequence[tuple[str, Table]], asked: Asked) -> W
         )
     else:
         parts += list(_claims(found))
-    for target, table in tables:
-        if target in SHORT and (target != "table2" or data_title(COUNTDOWN, MAIN) in table.heading):
-            parts.append(_short(target, table).markdown())
-    every = [_comparisons(found, data).markdown()] if found else []
-    return Words(_joined(parts), _joined([*parts, *every]))
+    main = data_title(COUNTDOWN, MAIN)
+    short = [
+        _short(target, table)
+        for target, table in tables
+        if target in SHORT and (target != "table2" or main in table.heading)
+    ]
+    every = [_comparisons(found, data)] if found else []
+    return Words(
+        _joined([*parts, *(table.markdown(folded=True) for table in short)]),
+        _joined([*parts, *(table.markdown() for table in (*short, *every))]),
+    )
 
 
 def _joined(parts: Sequence[str]) -> str:

@@ -54,11 +54,15 @@ class Table:
             for row in self.rows
         ]
 
-    def markdown(self) -> str:
+    def markdown(self, *, folded: bool = False) -> str:
+        """With its heading and caption; folded, only the heading shows until it is clicked."""
         titles = [column.title for column in self.columns]
         lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
         lines += [f"| {' | '.join(row)} |" for row in self.texts()]
-        return "\n".join([f"### {self.heading}", "", *lines, "", self.caption, ""])
+        body = "\n".join([*lines, "", self.caption, ""])
+        if folded:
+            return f"<details><summary>{self.heading}</summary>\n\n{body}\n</details>\n"
+        return f"### {self.heading}\n\n{body}"
 
     def json(self) -> dict[str, Any]:
         """Plain values; means and differences with all that belongs to them."""
