@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 PLAIN_INTERVAL_SECONDS = 10.0
 _NON_TERMINAL_WIDTH = 120
+_SHORT_CELL = 24  # characters
 
 _STAT_LABELS = {"tokens_per_second": "tokens/s"}
 
@@ -156,7 +157,7 @@ def print_pairs(title: str, pairs: Mapping[str, Any], *, file: IO[str] | None = 
     table.add_column(overflow="fold")
     for name, value in pairs.items():
         table.add_row(Text(str(name)), Text(format_value(value)))
-    _print(table, file)
+    _print(table, _console(file))
 
 
 def print_table(
@@ -167,22 +168,59 @@ def print_table(
     caption: str | None = None,
     file: IO[str] | None = None,
 ) -> None:
-    """Prints a table to `file` (standard output if None); columns of numbers are right-aligned."""
-    table = Table(
-        title=None if title is None else Text(title),
-        caption=None if caption is None else Text(caption),
-        title_justify="left",
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    table.title_style = "bold"
-    for index, column in enumerate(columns):
-        justify = "right" if is_numeric([row[index] for row in rows]) else "left"
-        table.add_column(Text(str(column)), justify=justify, overflow="fold", no_wrap=index == 0)
-    for cells in format_rows(rows):
-        table.add_row(*(Text(cell) for cell in cells))
-    _print(table, file)
+    """Prints a table to `file` (standard output if None); columns of numbers are right-aligned.
+
+    One that is too wide for the terminal comes in parts, each beginning with the first column.
+    """
+    console = _console(file)
+    cells = format_rows(rows)
+    texts = [[str(name), *(row[i] for row in cells)] for i, name in enumerate(columns)]
+    widths = [_least_width(column, whole=i == 0) for i, column in enumerate(texts)]
+    parts = _parts(widths, console.width)
+    for part in parts:
+        table = Table(
+            title=Text(title) if title is not None and part is parts[0] else None,
+            caption=Text(caption) if caption is not None and part is parts[-1] else None,
+            title_justify="left",
+            caption_justify="left",
+            box=SIMPLE_HEAD,
+            pad_edge=False,
+        )
+        table.title_style = "bold"
+        for i in part:
+            justify = "right" if is_numeric([row[i] for row in rows]) else "left"
+            table.add_column(
+                Text(texts[i][0]),
+                justify=justify,
+                overflow="fold",
+                no_wrap=i == 0,
+                min_width=widths[i],
+            )
+        for row in cells:
+            table.add_row(*(Text(row[i]) for i in part))
+        _print(table, console)
+
+
+def _least_width(texts: Sequence[str], *, whole: bool) -> int:
+    """The longest word of a column; short cells, such as `0.43 ± 0.01`, are not broken either."""
+    cells = texts if whole else texts[1:]
+    longest = max(map(len, cells), default=0)
+    words = max((len(word) for text in texts for word in text.split()), default=0)
+    return max(words, longest) if whole or longest <= _SHORT_CELL else words
+
+
+def _parts(widths: Sequence[int], available: int) -> list[list[int]]:
+    """Which columns stand side by side; every part begins with the first."""
+    between, around = 3, 2  # characters
+    parts = [[0]] if widths else [[]]
+    for i in range(1, len(widths)):
+        part = [*parts[-1], i]
+        needed = sum(widths[j] for j in part) + between * (len(part) - 1) + around
+        if needed > available and len(part) > 2:
+            parts.append([0, i])
+        else:
+            parts[-1] = part
+    return parts
 
 
 def is_numeric(column: Sequence[Any]) -> bool:
@@ -255,12 +293,15 @@ def _live_terminal() -> bool:
     return console.is_terminal and not console.is_dumb_terminal
 
 
-def _print(renderable: Table, file: IO[str] | None) -> None:
-    if not _enabled:
-        return
+def _console(file: IO[str] | None) -> Console:
     stream = sys.stdout if file is None else file
     width = None if stream.isatty() else _NON_TERMINAL_WIDTH
-    Console(file=stream, width=width, highlight=False, markup=False, emoji=False).print(renderable)
+    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+
+
+def _print(renderable: Table, console: Console) -> None:
+    if _enabled:
+        console.print(renderable)
 
 
 class _PlainBar:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 
 import pytest
@@ -86,6 +87,22 @@ def test_tables_print_to_standard_output(capsys):
     assert "\x1b" not in out
     for part in ("Derived", "1,234", "0.9346", "[b]x[/b]", "yes", "0.500", "one seed"):
         assert part in out
+
+
+@pytest.mark.parametrize(("width", "parts"), [(200, 1), (60, 2), (40, 4)])
+def test_a_wide_table_comes_in_parts(monkeypatch, width, parts):
+    """Nothing is broken in two, and every part says which row is which."""
+    names = ["run", "ID pass@1", "hard pass@16", "entropy", "what it is"]
+    row = ["vanilla SFT, 0.4 x lr", "0.435 ± 0.005", "0.151 ± 0.013", 0.377, "plain words " * 4]
+    terminal = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(width))
+    progress.print_table(names, [row, ["b", "-", "-", 1.5, "x"]], caption="why", file=terminal)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue())
+    assert text.count(row[0]) == parts and text.count("why") == 1
+    for cell in (*names[1:4], *row[1:3], "0.377", "1.500"):
+        assert cell in text
+    assert max(map(len, text.splitlines())) <= width
 
 
 @pytest.mark.parametrize(
