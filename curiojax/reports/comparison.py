@@ -11,7 +11,7 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 from curiojax.errors import ConfigError
-from curiojax.reports import catalogue, charts, page, training
+from curiojax.reports import catalogue, catalogue_rl, charts, page, training
 from curiojax.reports.catalogue import Chart, Group
 
 # What tells a page of ours from a file that somebody else put there.
@@ -79,17 +79,20 @@ def check_target(
 
 
 def _groups() -> list[Group]:
-    """The charts of a comparison: those that mean the same for every method."""
+    """The charts of a comparison: those that mean the same for every method of a stage."""
     entropy, loss = catalogue.GROUPS[0], catalogue.GROUPS[1]
     weight = next(group for group in catalogue.GROUPS if group.identifier == "weight")
     intro = entropy.intro.partition("The teacher's tokens")[0].strip()
     own = [_alone(chart) for chart in entropy.charts]
     nll = next(chart for chart in loss.charts if chart.identifier == "sft_nll")
     kept = [c for c in weight.charts if c.identifier in ("weight_mean", "weight_shares")]
+    reward, completions = catalogue_rl.GROUPS[:2]
     return [
-        Group("entropy", "Entropy over the steps", intro, tuple(own), large=True),
-        Group("loss", loss.title, "Means over all trained tokens.", (nll,)),
+        Group("entropy", entropy.title, intro, tuple(own), large=True, stage="sft"),
+        Group("loss", loss.title, "Means over all trained tokens.", (nll,), stage="sft"),
         Group("weight", weight.title, weight.intro, tuple(kept)),
+        reward,
+        completions,
     ]
 
 

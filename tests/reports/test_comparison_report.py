@@ -45,6 +45,18 @@ def test_the_figures_show_every_method(tmp_path):
     assert {trace["meta"]["run"] for trace in drawn["plot-weight_shares"]["data"]} == {2}
 
 
+def test_each_stage_has_charts_of_its_own(tmp_path):
+    """Entropies of own completions and of the expert's tokens are not drawn into one."""
+    runs = {"SFT": samples.run(5, curio=False), "GRPO": samples.rl(5)}
+    drawn = figures(write(tmp_path / "c.html", runs=runs))
+
+    def shown(name):
+        return {trace["meta"]["run"] for trace in drawn[f"plot-{name}"]["data"]}
+
+    assert shown("entropy_all") == shown("sft_nll") == {0}
+    assert shown("policy_entropy") == shown("reward") == {1}
+
+
 def test_one_run_is_enough(tmp_path):
     path = write(tmp_path / "c.html", runs={"a": samples.run(5, curio=False)})
     (trace,) = figures(path)["plot-entropy_all"]["data"]
