@@ -62,6 +62,8 @@ ALIASES = {
     "gradient_checkpointing": "model.remat",
     "num_generations": "rollouts_per_prompt",
     "group_size": "rollouts_per_prompt",
+    "ppo_mini_batch_size": "prompts_per_update",
+    "per_device_train_batch_size": "rows_per_microbatch",
     "max_tokens": "rollout.max_response_tokens",
 }
 

@@ -139,14 +139,13 @@ def show(plan: Plan, source: str, asked: str) -> None:
         f"fits {chip.memory / 1e9:.0f} GB": _verdict(plan, chip.memory) for chip in CHIPS.values()
     }
     print_pairs("memory per device", kinds)
-    print_table(
-        ["collectives per device", "kind", "arrays", "bytes", "largest"],
-        [
-            [name, kind, traffic.count, format_bytes(traffic.bytes), format_bytes(traffic.largest)]
-            for name, program in plan.programs.items()
-            for kind, traffic in program.collectives.items()
-        ],
-    )
+    collectives = [
+        [name, kind, traffic.count, format_bytes(traffic.bytes), format_bytes(traffic.largest)]
+        for name, program in plan.programs.items()
+        for kind, traffic in program.collectives.items()
+    ]
+    if collectives:  # one device has none
+        print_table(["collectives per device", "kind", "arrays", "bytes", "largest"], collectives)
     print_pairs(f"a micro-batch at the peak of {plan.devices} x {target.chip.name}", _floor(plan))
 
 
