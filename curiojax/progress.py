@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any, Protocol, TypeVar
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -172,11 +173,13 @@ def print_table(
 
     One that is too wide for the terminal comes in parts, each beginning with the first column.
     """
+    if not _enabled:
+        return
     console = _console(file)
     cells = format_rows(rows)
     texts = [[str(name), *(row[i] for row in cells)] for i, name in enumerate(columns)]
-    widths = [_least_width(column, whole=i == 0) for i, column in enumerate(texts)]
-    parts = _parts(widths, console.width)
+    least = [_least_width(column, whole=i == 0) for i, column in enumerate(texts)]
+    parts = _parts(least, console)
     for part in parts:
         table = Table(
             title=Text(title) if title is not None and part is parts[0] else None,
@@ -187,40 +190,59 @@ def print_table(
             pad_edge=False,
         )
         table.title_style = "bold"
-        for i in part:
+        widths = _widths(
+            [least[i] for i in part], [_width(texts[i]) for i in part], _room(len(part), console)
+        )
+        for i, width in zip(part, widths, strict=True):
             justify = "right" if is_numeric([row[i] for row in rows]) else "left"
-            table.add_column(
-                Text(texts[i][0]),
-                justify=justify,
-                overflow="fold",
-                no_wrap=i == 0,
-                min_width=widths[i],
-            )
+            table.add_column(Text(texts[i][0]), justify=justify, overflow="fold", width=width)
         for row in cells:
             table.add_row(*(Text(row[i]) for i in part))
-        _print(table, console)
+        console.print(table)
+
+
+def _width(texts: Iterable[str]) -> int:
+    """Of the longest line, in characters of a terminal."""
+    return max((cell_len(line) for text in texts for line in text.split("\n")), default=0)
 
 
 def _least_width(texts: Sequence[str], *, whole: bool) -> int:
     """The longest word of a column; short cells, such as `0.43 ± 0.01`, are not broken either."""
-    cells = texts if whole else texts[1:]
-    longest = max(map(len, cells), default=0)
-    words = max((len(word) for text in texts for word in text.split()), default=0)
+    longest = _width(texts if whole else texts[1:])
+    words = _width(word for text in texts for word in text.split())
     return max(words, longest) if whole or longest <= _SHORT_CELL else words
 
 
-def _parts(widths: Sequence[int], available: int) -> list[list[int]]:
+def _room(columns: int, console: Console) -> int:
+    """What is left for the texts of so many columns: three characters lie between two of them."""
+    return console.width - 3 * (columns - 1) - 2
+
+
+def _parts(least: Sequence[int], console: Console) -> list[list[int]]:
     """Which columns stand side by side; every part begins with the first."""
-    between, around = 3, 2  # characters
-    parts = [[0]] if widths else [[]]
-    for i in range(1, len(widths)):
+    parts = [[0]] if least else [[]]
+    for i in range(1, len(least)):
         part = [*parts[-1], i]
-        needed = sum(widths[j] for j in part) + between * (len(part) - 1) + around
-        if needed > available and len(part) > 2:
-            parts.append([0, i])
-        else:
-            parts[-1] = part
+        if len(part) > 2 and sum(least[j] for j in part) > _room(len(part), console):
+            part = [0, i]
+            parts.append(part)
+        parts[-1] = part
     return parts
+
+
+def _widths(least: Sequence[int], natural: Sequence[int], room: int) -> list[int]:
+    """The columns' widths: `natural`, or what `room` there is, shared out by what they lack.
+
+    Where there is not even room for `least`, the widest give way, and break their words.
+    """
+    widths = list(least)
+    while sum(widths) > max(room, len(widths)):
+        widths[widths.index(max(widths))] -= 1
+    lacking = [wanted - width for wanted, width in zip(natural, widths, strict=True)]
+    spare = max(0, min(room - sum(widths), sum(lacking)))
+    return [
+        w + spare * lack // max(1, sum(lacking)) for w, lack in zip(widths, lacking, strict=True)
+    ]
 
 
 def is_numeric(column: Sequence[Any]) -> bool:

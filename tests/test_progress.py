@@ -5,6 +5,7 @@ import re
 import sys
 
 import pytest
+from rich.cells import cell_len
 
 from curiojax import progress
 
@@ -103,6 +104,31 @@ def test_a_wide_table_comes_in_parts(monkeypatch, width, parts):
     for cell in (*names[1:4], *row[1:3], "0.377", "1.500"):
         assert cell in text
     assert max(map(len, text.splitlines())) <= width
+
+
+@pytest.mark.parametrize(
+    ("width", "row"),
+    [
+        (80, ["a setting of thirty characters", "w" * 60]),
+        (80, ["n" * 100, "0.123", "0.456"]),
+        (20, ["name", "0.123 ± 0.045", "0.987 ± 0.065"]),
+        (120, ["a" * 20, "text of many words " * 10, "b" * 24, "c" * 24, "d" * 24]),
+        (77, ["vanilla SFT + GRPO", *(f"0.{i}{i}{i}" for i in range(1, 8)), "0.972"]),
+        (10, ["x"]),
+        (40, ["\u4e2d\u6587" * 12, "0.123"]),
+    ],
+)
+def test_nothing_of_a_table_is_lost(monkeypatch, width, row):
+    """However narrow the terminal: what does not fit beside each other stands below each other."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(width))
+    terminal = Terminal()
+    progress.print_table([f"h{i}" for i in range(len(row))], [row], file=terminal)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue()).splitlines()
+    assert all(cell_len(line) <= width for line in lines)
+    shown = "".join(lines)
+    for character in {c for cell in row for c in cell if not c.isspace()}:
+        assert shown.count(character) >= sum(cell.count(character) for cell in row)
 
 
 @pytest.mark.parametrize(
