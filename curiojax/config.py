@@ -64,6 +64,8 @@ ALIASES = {
     "group_size": "rollouts_per_prompt",
     "ppo_mini_batch_size": "prompts_per_update",
     "per_device_train_batch_size": "rows_per_microbatch",
+    "gradient_accumulation_steps": "rows_per_microbatch",
+    "max_completion_length": "rollout.max_response_tokens",
     "max_tokens": "rollout.max_response_tokens",
 }
 

@@ -60,6 +60,10 @@ def test_a_resolved_config_reads_back_equal(tmp_path, stage):
         (["stage=grpo", "rollout.min_tokens=9000"], "min_tokens"),
         (["stage=ppo"], "stage"),
         (["stage=grpo", "num_generations=4"], "rollouts_per_prompt"),
+        (["stage=grpo", "ppo_mini_batch_size=64"], "prompts_per_update"),
+        (["per_device_train_batch_size=1"], "rows_per_microbatch"),
+        (["gradient_accumulation_steps=8"], "rows_per_microbatch"),
+        (["stage=grpo", "max_completion_length=64"], "rollout.max_response_tokens"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(overrides, message):

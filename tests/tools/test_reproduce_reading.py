@@ -11,6 +11,7 @@ from curiojax.errors import ConfigError
 from curiojax.evaluation.comparison import Estimate
 from reproduction import figures, findings, output, paper, paper_scale
 from reproduction.paper_tables import build
+from reproduction.plan import READS, TARGETS
 from reproduction.records import Data, Group, raw_rows
 from reproduction.statistics import Difference, at_equal, difference, paired
 from reproduction.tables import Column, text
@@ -200,6 +201,16 @@ def test_single_stage_methods_are_read_against_their_own_start():
     ]
 
 
+def test_nothing_is_compared_twice():
+    """Neither the other way round, nor because two tables have it."""
+    reads = [read for target in TARGETS for read in READS[target] if read[0] == "countdown"]
+    names = {name for _, _, read in reads for name in read}
+    data = Data([finished(name, 0, {2: (0.2, 0.4), 4: (0.6, 0.2)}) for name in sorted(names)])
+    found = findings.findings(data)
+    pairs = [(f.data, frozenset((f.method, f.control)), f.score) for f in found]
+    assert len(set(pairs)) == len(pairs) > 100
+
+
 def test_readings_need_the_seeds_themselves():
     """Five seeds in all, of which two only have the accuracy that the control passes through."""
     data = two_methods(5)
@@ -248,7 +259,7 @@ def test_another_base_model_has_a_table_of_its_own():
         "Table 4: Countdown, two strategies, the second in 20 %",
         "Table 4: Countdown from large, two strategies, the second in 20 %",
     ]
-    assert 'Models of 0.2 ("large": 1.2) million parameters' in results(data)
+    assert "Models of 0.2 (countdown from large: 1.2) million parameters" in results(data)
     assert "Models of 0.2 million parameters" in results(two_methods(5))
     told = [f.data for f in findings.findings(data)]
     assert len(told) == 2 * len([x for x in told if x.startswith("Countdown from large")])

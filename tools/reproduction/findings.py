@@ -63,6 +63,8 @@ def findings(data: Data) -> list[Finding]:
                 found += _at_equal(groups, method, LOW_LR, where, data)
             for control in RL_CONTROLS:
                 for method in ("grpo", *HYBRIDS, *with_grpo((WARM_UP, *AFTER_SFT))):
+                    if (method, control) == RL_CONTROLS:
+                        continue  # the other way round it is there already
                     found += _changes(groups, method, control, where, data, rl=True)
             for method in HYBRIDS:  # the same start, prompts and steps, without demonstrations
                 found += _changes(groups, method, SAME_START, where, data)
@@ -168,7 +170,7 @@ def _scope(data: Data, sizes: Mapping[str, int]) -> str:
     said = " and ".join(shipped) or "unknown"
     for world, size in millions.items():
         if "@" in world:
-            said += f' ("{world.partition("@")[2]}": {size})'
+            said += f" ({world.replace('@', ' from ')}: {size})"
     return (
         "A seed is a draw of the demonstrations, an order of the batches and a draw of evaluation "
         "problems and samples, which all methods share; the base model of a world is one and the "

@@ -151,7 +151,7 @@ def above(name: str, groups: Groups, method: str, source: PaperTable, data: Data
 
     def printed_difference(other: str, column: str) -> Cell:
         ours, theirs = source.value(method, column), source.value(other, column)
-        return None if ours is None or theirs is None else f"{ours - theirs:+.1f}"
+        return None if ours is None or theirs is None else round(ours - theirs, 1)
 
     rows: list[list[Cell]] = []
     for other in RIVALS[method]:
@@ -161,7 +161,7 @@ def above(name: str, groups: Groups, method: str, source: PaperTable, data: Data
             theirs = [printed_difference(other, column) for column in averages]
             rows.append([title(other), *found, *theirs, seeds])
     columns = [Column("method"), *(Column(heading, key=key) for key, heading in keys.items())]
-    columns += [Column(f"paper: {column}") for column in averages]
+    columns += [Column(f"paper: {column}", signed=True) for column in averages]
     heading = f"{name}, what {title(method)} has more: {data_title(COUNTDOWN, MAIN)}"
     return Table(heading, [*columns, Column("seeds", 1.0, 0)], rows, ABOVE)
 

@@ -24,12 +24,14 @@ class Column:
       scale: what cells are multiplied by: 100 for shares.
       decimals: after the point.
       key: of the score that it shows, if it is one.
+      signed: plain numbers are differences, and have a sign.
     """
 
     title: str
     scale: float = 100.0
     decimals: int = 1
     key: str | None = None
+    signed: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def text(cell: Cell, column: Column) -> str:
     if isinstance(cell, str):
         return cell
     if isinstance(cell, int | float):
-        return format(cell, f".{column.decimals}f")
+        return format(cell, f"{'+' if column.signed else ''}.{column.decimals}f")
 
     def number(value: float, sign: str = "") -> str:
         return format(value * column.scale, f"{sign}.{column.decimals}f")
