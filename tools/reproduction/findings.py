@@ -18,7 +18,7 @@ from reproduction.plan import (
     COUNTDOWN,
     HYBRIDS,
     LOW_LR,
-    MAIN,
+    OTHER_SETS,
     RIVALS,
     TABLE2,
     VANILLA,
@@ -33,8 +33,11 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 AT_EQUAL = "at equal ID pass@1"
 RL_CONTROLS = (f"{VANILLA}+grpo", f"{LOW_LR}+grpo")
 SAME_START = f"{WARM_UP}+grpo"  # the control of the single-stage methods
+CONTROLS = (VANILLA, LOW_LR, *RL_CONTROLS, SAME_START)
+POINTS = "Percentage points, mean over seeds of the difference within a seed, 95 % t interval."
 READINGS = {1: "higher", 0: "not told apart", -1: "lower"}
 SHORT = {  # the columns of a table that a README has room for
+    "table1": ("method", "ID pass@", "hard pass@", "entropy", "paper", "seeds"),
     "table2": ("method", "ID pass@", "hard pass@", "entropy", "at equal ID", "paper", "seeds"),
     "table3": ("method", "ID pass@", "hard pass@", "paper", "seeds"),
     "table4": ("method", "ID pass@", "hard pass@", "longer pass@", "entropy", "seeds"),
@@ -146,12 +149,12 @@ def in_words(data: Data, tables: Sequence[tuple[str, Table]], asked: Asked) -> W
             "that. The numbers below are what was measured."
         )
     else:
-        parts += list(_claims(found))
-    main = data_title(COUNTDOWN, MAIN)
+        parts += list(_claims(found, data.samples))
+    others = [data_title(COUNTDOWN, name) for name in OTHER_SETS]
     short = [
         _short(target, table)
         for target, table in tables
-        if target in SHORT and (target != "table2" or main in table.heading)
+        if target in SHORT and not table.heading.endswith(tuple(others))
     ]
     every = [_comparisons(found, data)] if found else []
     return Words(
@@ -179,8 +182,8 @@ def _scope(data: Data, sizes: Mapping[str, int]) -> str:
     )
 
 
-def _claims(found: Sequence[Finding]) -> Iterable[str]:
-    """The comparisons whose intervals leave out zero, and how many do not."""
+def _claims(found: Sequence[Finding], samples: int) -> Iterable[str]:
+    """How many comparisons leave out zero, and those that are told."""
     enough = [f for f in found if f.difference.count >= FEWEST_SEEDS]
     clear = [f for f in enough if f.difference.sign]
     yield (
@@ -190,18 +193,32 @@ def _claims(found: Sequence[Finding]) -> Iterable[str]:
         "none is corrected for the others."
     )
     told = [f for f in enough if _is_told(f)]
+    after_sft = [f for f in told if AT_EQUAL in f.score]
+    after_rl = [f for f in told if AT_EQUAL not in f.score]
+    said = f"What {FEWEST_SEEDS} seeds say of"
+    if after_sft:
+        caption = f"{POINTS} {EQUAL.format(k=samples)}"
+        yield _told_of(f"{said} the supervised stage", after_sft, caption).markdown()
+    if after_rl:
+        yield _told_of(f"{said} RL", after_rl, POINTS).markdown()
+
+
+def _told_of(heading: str, told: Sequence[Finding], caption: str) -> Table:
+    """A row for each comparison, a column for each set of demonstrations."""
     places = list(dict.fromkeys(f.data for f in told))
     rows: dict[tuple[str, str, str], dict[str, str]] = {}
     for f in told:
         rows.setdefault((f.method, f.control, f.score), {})[f.data] = _told(f)
-    order = list(dict.fromkeys(f.method for f in told))
+    order = {name: i for i, name in enumerate(dict.fromkeys(f.method for f in told))}
+    controls = {name: i for i, name in enumerate(map(title, CONTROLS))}
     columns = [Column(name) for name in ("method", "control", "score", *places)]
     cells = [
         [*key, *(found.get(place) for place in places)]
-        for key, found in sorted(rows.items(), key=lambda row: order.index(row[0][0]))
+        for key, found in sorted(
+            rows.items(), key=lambda row: (order[row[0][0]], controls[row[0][1]])
+        )
     ]
-    caption = "Percentage points, mean over seeds of the difference within a seed, 95 % t interval."
-    yield Table(f"What {FEWEST_SEEDS} seeds say", columns, cells, caption).markdown()
+    return Table(heading, columns, cells, caption)
 
 
 def _is_told(f: Finding) -> bool:
@@ -241,8 +258,7 @@ def _comparisons(found: Sequence[Finding], data: Data) -> Table:
         if claims:
             row.append(_reading(f.difference))
         rows.append(row)
-    caption = "Percentage points, mean over seeds of the difference within a seed, 95 % t interval."
-    return Table("All comparisons", columns, rows, f"{caption} {EQUAL.format(k=data.samples)}")
+    return Table("All comparisons", columns, rows, f"{POINTS} {EQUAL.format(k=data.samples)}")
 
 
 def _short(target: str, table: Table) -> Table:
