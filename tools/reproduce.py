@@ -30,8 +30,9 @@ from curiojax import folders, progress
 from curiojax.errors import ConfigError, exit_on_config_error
 from reproduction import crew, paper_scale
 from reproduction import output as output_module
-from reproduction.findings import Asked, write_readme
+from reproduction.findings import Asked
 from reproduction.plan import TARGETS, plan
+from reproduction.readme import write_readme
 from reproduction.records import load
 from reproduction.settings import CONFIGS, base_sizes, read_configs
 
@@ -92,8 +93,7 @@ def reproduce_laptop(options: argparse.Namespace) -> None:
         asked = Asked(command(options), len(runs), base_sizes(configs))
         written = output_module.write_all(data, options.targets, output, asked)
         if options.write_readme:
-            results = output / output_module.FOLDER / "summary.md"
-            write_readme(options.write_readme, results.read_text(encoding="utf-8"))
+            write_readme(options.write_readme, output / output_module.FOLDER / "summary.md")
     left = {"runs": f"{len(data.runs)} of {len(runs)}", "report": written[0], "words": written[1]}
     progress.print_pairs("written", left)
     for key, error in errors.items():

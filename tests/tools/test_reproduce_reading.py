@@ -9,7 +9,7 @@ from reproduced import finished, two_methods
 
 from curiojax.errors import ConfigError
 from curiojax.evaluation.comparison import Estimate
-from reproduction import figures, findings, output, paper, paper_scale
+from reproduction import figures, findings, output, paper, paper_scale, readme
 from reproduction.paper_tables import build
 from reproduction.plan import READS, TARGETS
 from reproduction.records import Data, Group, raw_rows
@@ -266,18 +266,33 @@ def test_another_base_model_has_a_table_of_its_own():
 
 
 def test_the_readmes_block_is_replaced_and_nothing_else(tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{findings.BEGIN}\nold \\1 text\n{findings.END}\nafter\n")
+    path, summary = tmp_path / "README.md", tmp_path / "results" / "summary.md"
+    summary.parent.mkdir()
+    path.write_text(f"before\n{readme.BEGIN}\nold \\1 text\n{readme.END}\nafter\n")
     for words in ("new \\1 words", "newer"):
-        findings.write_readme(readme, words)
-        told = readme.read_text()
-        assert told == f"before\n{findings.BEGIN}\n\n{words}\n\n{findings.END}\nafter\n"
-    readme.write_text("no markers")
+        summary.write_text(words + "\n")
+        readme.write_readme(path, summary)
+        told = path.read_text()
+        assert told == f"before\n{readme.BEGIN}\n\n{words}\n\n{readme.END}\nafter\n"
+    path.write_text("no markers")
     with pytest.raises(ConfigError, match=r"--write-readme: .* needs one line"):
-        findings.write_readme(readme, "x")
-    assert readme.read_text() == "no markers"
+        readme.write_readme(path, summary)
+    assert path.read_text() == "no markers"
     with pytest.raises(ConfigError, match=r"--write-readme: .* cannot be read"):
-        findings.write_readme(tmp_path / "none.md", "x")
+        readme.write_readme(tmp_path / "none.md", summary)
+
+
+def test_pictures_come_into_the_readme_with_their_files(tmp_path):
+    path, results = tmp_path / "README.md", tmp_path / "results"
+    path.write_text(f"{readme.BEGIN}{readme.END}")
+    results.mkdir()
+    (results / "table2.png").write_bytes(b"a picture")
+    words = findings.in_words(two_methods(5), [], asked(15), ["table2", "figure5"]).summary
+    (results / "summary.md").write_text(words)
+    readme.write_readme(path, results / "summary.md")
+    assert "which accuracy](.github/reproduction-table2.png)" in path.read_text()
+    assert (tmp_path / ".github/reproduction-table2.png").read_bytes() == b"a picture"
+    assert "figure5" not in words
 
 
 # ---- figures and files --------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from curiojax.evaluation.comparison import estimate
+from reproduction import paper
 from reproduction.methods import title
 from reproduction.plan import (
     ALPHAS,
@@ -27,10 +28,27 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+HEADINGS = {
+    "table2": "Table 2 as a picture: what is kept at which accuracy",
+    "figure1": "Figure 1: entropy and accuracy over SFT, then RL",
+    "figure2": "Figure 2: entropy coefficients",
+    "figure4": "Figure 4: accuracy against diversity",
+    "figure5": "Figure 5: pivot, alpha and fixed temperature",
+}
+PLANE = (
+    "Marks: the end of each method's runs, mean and standard error over seeds; lines: the "
+    "checkpoints of plain SFT at both learning rates on their way. The height above the lines is "
+    "what counts. Strictly, plain SFT climbs for as long as it is learning the answer's format."
+)
 Point = tuple[float, float, float]  # x, mean, standard error (0 for one seed)
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999")
 WINDOW = 9  # steps that a curve of training metrics is smoothed over
+
+
+def caption(target: str) -> str:
+    """What is to be seen, or what the paper says is to be seen."""
+    return paper.FIGURES.get(target, PLANE)
 
 
 def draw(target: str, data: Data) -> Figure | None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from curiojax.errors import ConfigError
-from curiojax.folders import write_text
 from reproduction import statistics
+from reproduction.figures import HEADINGS, caption
 from reproduction.methods import data_title, title
 from reproduction.paper_tables import BY_STEPS, EQUAL, seeds_of
 from reproduction.plan import (
@@ -29,13 +26,13 @@ from reproduction.records import Data, Groups, score
 from reproduction.statistics import FEWEST_SEEDS, Difference
 from reproduction.tables import Column, Table, text
 
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 AT_EQUAL = "at equal ID pass@1"
 RL_CONTROLS = (f"{VANILLA}+grpo", f"{LOW_LR}+grpo")
 SAME_START = f"{WARM_UP}+grpo"  # the control of the single-stage methods
 CONTROLS = (VANILLA, LOW_LR, *RL_CONTROLS, SAME_START)
 POINTS = "Percentage points, mean over seeds of the difference within a seed, 95 % t interval."
 READINGS = {1: "higher", 0: "not told apart", -1: "lower"}
+PICTURES = ("table2", "figure1")  # that a README has room for
 SHORT = {  # the columns of a table that a README has room for
     "table1": ("method", "ID pass@", "hard pass@", "entropy", "paper", "seeds"),
     "table2": ("method", "ID pass@", "hard pass@", "entropy", "at equal ID", "paper", "seeds"),
@@ -133,8 +130,13 @@ class Asked(NamedTuple):
     sizes: Mapping[str, int]
 
 
-def in_words(data: Data, tables: Sequence[tuple[str, Table]], asked: Asked) -> Words:
-    """What is written of finished runs."""
+def in_words(
+    data: Data,
+    tables: Sequence[tuple[str, Table]],
+    asked: Asked,
+    pictures: Collection[str] = (),
+) -> Words:
+    """What is written of finished runs, of whose targets there are `pictures`."""
     found = findings(data)
     runs = (
         f"{len(data.runs)} runs"
@@ -144,12 +146,18 @@ def in_words(data: Data, tables: Sequence[tuple[str, Table]], asked: Asked) -> W
     parts = [f"Made by `{asked.command}`: {runs}. {_scope(data, asked.sizes)}"]
     most = max((f.difference.count for f in found), default=0)
     if most < FEWEST_SEEDS:
-        parts.append(
+        claims = [
             f"**With {seeds_of([most])} nothing is claimed**; {FEWEST_SEEDS} are the least for "
             "that. The numbers below are what was measured."
-        )
+        ]
     else:
-        parts += list(_claims(found, data.samples))
+        claims = list(_claims(found, data.samples))
+    drawn = [
+        f"![{HEADINGS[target]}]({target}.png)\n\n*{caption(target)}*"
+        for target in PICTURES
+        if target in pictures
+    ]
+    parts += [claims[0], *drawn, *claims[1:]]
     others = [data_title(COUNTDOWN, name) for name in OTHER_SETS]
     short = [
         _short(target, table)
@@ -272,24 +280,3 @@ def _short(target: str, table: Table) -> Table:
     ]
     rows = [[row[i] for i in kept] for row in table.rows]
     return Table(table.heading, [table.columns[i] for i in kept], rows, table.caption)
-
-
-def write_readme(path: Path, results: str) -> None:
-    """Puts the results between the markers of a README.
-
-    Raises:
-      ConfigError: the file or its markers are missing.
-    """
-    try:
-        old = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"--write-readme: {path} cannot be read ({error.strerror}); name a README"
-        ) from None
-    if old.count(BEGIN) != 1 or old.count(END) != 1 or old.index(BEGIN) > old.index(END):
-        raise ConfigError(
-            f"--write-readme: {path} needs one line {BEGIN} and, after it, one line {END}"
-        )
-    block = f"{BEGIN}\n\n{results.strip()}\n\n{END}"
-    pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
-    write_text(path, pattern.sub(lambda _: block, old))

@@ -16,7 +16,7 @@ from curiojax.errors import ConfigError
 from curiojax.folders import write_text
 from curiojax.reports import page
 from reproduction import paper
-from reproduction.figures import draw
+from reproduction.figures import HEADINGS, caption, draw
 from reproduction.findings import Asked, in_words
 from reproduction.paper_tables import build, seeds_of
 from reproduction.plan import reads
@@ -33,11 +33,6 @@ PRINTED = {
     "table3": [paper.TABLE3],
     "table4": list(paper.TABLE4.values()),
 }
-PLANE = (
-    "Marks: the end of each method's runs, mean and standard error over seeds; lines: the "
-    "checkpoints of plain SFT at both learning rates on their way. The height above the lines is "
-    "what counts. Strictly, plain SFT climbs for as long as it is learning the answer's format."
-)
 CSS = """
 figure.plot { margin: 0 } figure.plot img { width: 100%; background: #fff }
 .table th, .table td { padding-left: 0.6rem; padding-right: 0.6rem }
@@ -46,13 +41,6 @@ figure.plot { margin: 0 } figure.plot img { width: 100%; background: #fff }
   .table tbody th { white-space: nowrap; position: sticky; left: 0; background: var(--surface) }
 }
 """
-HEADINGS = {
-    "table2": "Table 2 as a picture: what is kept at which accuracy",
-    "figure1": "Figure 1: entropy and accuracy over SFT, then RL",
-    "figure2": "Figure 2: entropy coefficients",
-    "figure4": "Figure 4: accuracy against diversity",
-    "figure5": "Figure 5: pivot, alpha and fixed temperature",
-}
 
 
 def check_matplotlib(targets: Sequence[str]) -> None:
@@ -89,7 +77,7 @@ def write_all(data: Data, targets: Sequence[str], output: Path, asked: Asked) ->
             pictures[target] = _picture(figure, "png")
             written.append(_write(folder / f"{target}.png", pictures[target]))
             written.append(_write(folder / f"{target}.svg", _picture(figure, "svg")))
-    words = in_words(data, tables, asked)
+    words = in_words(data, tables, asked, list(pictures))
     report = _report(data, tables, pictures, words.results, asked.planned)
     return [
         _write(folder / "report.html", report),
@@ -121,7 +109,7 @@ def _report(
     for target, picture in pictures.items():
         encoded = base64.b64encode(picture).decode()
         image = f'<img alt="{page.escape(HEADINGS[target])}" src="data:image/png;base64,{encoded}">'
-        note = page.paragraphs([paper.FIGURES.get(target, PLANE)])
+        note = page.paragraphs([caption(target)])
         body.append(
             page.section(HEADINGS[target], f'<figure class="plot">{image}</figure>{note}', target)
         )
