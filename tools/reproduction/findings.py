@@ -110,10 +110,14 @@ class Words(NamedTuple):
     Attributes:
       summary: how the results were made, what may be said, the short tables, folded.
       results: the same, open, and all comparisons.
+      lead: the paragraphs that both begin with.
+      told: the tables of what may be said.
     """
 
     summary: str
     results: str
+    lead: Sequence[str]
+    told: Sequence[Table]
 
 
 class Asked(NamedTuple):
@@ -143,21 +147,23 @@ def in_words(
         if len(data.runs) == asked.planned
         else f"{len(data.runs)} of {asked.planned} runs"
     )
-    parts = [f"Made by `{asked.command}`: {runs}. {_scope(data, asked.sizes)}"]
+    lead = [f"Made by `{asked.command}`: {runs}. {_scope(data, asked.sizes)}"]
+    told: list[Table] = []
     most = max((f.difference.count for f in found), default=0)
     if most < FEWEST_SEEDS:
-        claims = [
+        lead.append(
             f"**With {seeds_of([most])} nothing is claimed**; {FEWEST_SEEDS} are the least for "
             "that. The numbers below are what was measured."
-        ]
+        )
     else:
-        claims = list(_claims(found, data.samples))
+        lead.append(_how_many(found))
+        told = _told(found, data.samples)
     drawn = [
         f"![{HEADINGS[target]}]({target}.png)\n\n*{caption(target)}*"
         for target in PICTURES
         if target in pictures
     ]
-    parts += [claims[0], *drawn, *claims[1:]]
+    parts = [*lead, *drawn, *(table.markdown() for table in told)]
     others = [data_title(COUNTDOWN, name) for name in OTHER_SETS]
     short = [
         _short(target, table)
@@ -168,6 +174,8 @@ def in_words(
     return Words(
         _joined([*parts, *(table.markdown(folded=True) for table in short)]),
         _joined([*parts, *(table.markdown() for table in (*short, *every))]),
+        lead,
+        told,
     )
 
 
@@ -190,33 +198,39 @@ def _scope(data: Data, sizes: Mapping[str, int]) -> str:
     )
 
 
-def _claims(found: Sequence[Finding], samples: int) -> Iterable[str]:
-    """How many comparisons leave out zero, and those that are told."""
+def _how_many(found: Sequence[Finding]) -> str:
+    """How many comparisons leave out zero."""
     enough = [f for f in found if f.difference.count >= FEWEST_SEEDS]
     clear = [f for f in enough if f.difference.sign]
-    yield (
+    return (
         f"Of the {len(enough)} comparisons that have {FEWEST_SEEDS} seeds or more (95 % t "
         f"intervals), {len(clear)} leave out zero; about {max(1, round(0.05 * len(enough)))} "
         "would by chance, if nothing differed. Which comparisons there are is fixed in the code; "
         "none is corrected for the others."
     )
-    told = [f for f in enough if _is_told(f)]
+
+
+def _told(found: Sequence[Finding], samples: int) -> list[Table]:
+    """What may be said: comparisons with enough seeds, by stage."""
+    told = [f for f in found if f.difference.count >= FEWEST_SEEDS and _is_told(f)]
     after_sft = [f for f in told if AT_EQUAL in f.score]
     after_rl = [f for f in told if AT_EQUAL not in f.score]
     said = f"What {FEWEST_SEEDS} seeds say of"
-    if after_sft:
-        caption = f"{POINTS} {EQUAL.format(k=samples)}"
-        yield _told_of(f"{said} the supervised stage", after_sft, caption).markdown()
-    if after_rl:
-        yield _told_of(f"{said} RL", after_rl, POINTS).markdown()
+    tables = [
+        _side_by_side(
+            f"{said} the supervised stage", after_sft, f"{POINTS} {EQUAL.format(k=samples)}"
+        ),
+        _side_by_side(f"{said} RL", after_rl, POINTS),
+    ]
+    return [table for table in tables if table.rows]
 
 
-def _told_of(heading: str, told: Sequence[Finding], caption: str) -> Table:
+def _side_by_side(heading: str, told: Sequence[Finding], below: str) -> Table:
     """A row for each comparison, a column for each set of demonstrations."""
     places = list(dict.fromkeys(f.data for f in told))
     rows: dict[tuple[str, str, str], dict[str, str]] = {}
     for f in told:
-        rows.setdefault((f.method, f.control, f.score), {})[f.data] = _told(f)
+        rows.setdefault((f.method, f.control, f.score), {})[f.data] = _with_reading(f)
     order = {name: i for i, name in enumerate(dict.fromkeys(f.method for f in told))}
     controls = {name: i for i, name in enumerate(map(title, CONTROLS))}
     columns = [Column(name) for name in ("method", "control", "score", *places)]
@@ -226,7 +240,7 @@ def _told_of(heading: str, told: Sequence[Finding], caption: str) -> Table:
             rows.items(), key=lambda row: (order[row[0][0]], controls[row[0][1]])
         )
     ]
-    return Table(heading, columns, cells, caption)
+    return Table(heading, columns, cells, below)
 
 
 def _is_told(f: Finding) -> bool:
@@ -240,7 +254,7 @@ def _is_told(f: Finding) -> bool:
     return f.method in after_rl and f.control in map(title, RL_CONTROLS)
 
 
-def _told(f: Finding) -> str:
+def _with_reading(f: Finding) -> str:
     return f"{_number(f.difference)}, {_reading(f.difference)}"
 
 

@@ -8,6 +8,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,8 @@ from curiojax.folders import write_text
 from curiojax.reports import page
 from reproduction import paper
 from reproduction.figures import HEADINGS, caption, draw
-from reproduction.findings import Asked, in_words
-from reproduction.paper_tables import build, seeds_of
+from reproduction.findings import Asked, Words, in_words
+from reproduction.paper_tables import build
 from reproduction.plan import reads
 from reproduction.records import Data, raw_rows
 from reproduction.tables import Table, to_json
@@ -78,7 +79,7 @@ def write_all(data: Data, targets: Sequence[str], output: Path, asked: Asked) ->
             written.append(_write(folder / f"{target}.png", pictures[target]))
             written.append(_write(folder / f"{target}.svg", _picture(figure, "svg")))
     words = in_words(data, tables, asked, list(pictures))
-    report = _report(data, tables, pictures, words.results, asked.planned)
+    report = _report([table for _, table in tables], pictures, words)
     return [
         _write(folder / "report.html", report),
         _write(folder / "results.md", words.results),
@@ -89,23 +90,9 @@ def write_all(data: Data, targets: Sequence[str], output: Path, asked: Asked) ->
     ]
 
 
-def _report(
-    data: Data,
-    tables: Sequence[tuple[str, Table]],
-    pictures: Mapping[str, bytes],
-    results: str,
-    planned: int,
-) -> str:
+def _report(tables: Sequence[Table], pictures: Mapping[str, bytes], words: Words) -> str:
     title = "The paper's comparison, rerun"
-    done, seeds = len(data.runs), seeds_of([len(data.seeds)])
-    body = []
-    for number, (_, table) in enumerate(tables):
-        columns = [column.title for column in table.columns]
-        body.append(
-            page.section(
-                table.heading, page.table(columns, table.texts(), table.caption), f"table-{number}"
-            )
-        )
+    body = [_section(table, f"told-{number}") for number, table in enumerate(words.told)]
     for target, picture in pictures.items():
         encoded = base64.b64encode(picture).decode()
         image = f'<img alt="{page.escape(HEADINGS[target])}" src="data:image/png;base64,{encoded}">'
@@ -113,10 +100,18 @@ def _report(
         body.append(
             page.section(HEADINGS[target], f'<figure class="plot">{image}</figure>{note}', target)
         )
-    body.append(page.section("In words", page.details("results.md", results), "words"))
-    notes = [f"{seeds}, {done} runs." if done == planned else f"{done} of {planned} runs so far."]
-    heading = f"<h1>{page.escape(title)}</h1>{page.paragraphs(notes)}{page.contents(body)}"
+    body += [_section(table, f"table-{number}") for number, table in enumerate(tables)]
+    body.append(page.section("In words", page.details("results.md", words.results), "words"))
+    notes = page.paragraphs([re.sub("[*`]", "", text) for text in words.lead])
+    heading = f"<h1>{page.escape(title)}</h1>{notes}{page.contents(body)}"
     return page.page(title, "\n".join([f"<header>{heading}</header>", *body]), css=CSS)
+
+
+def _section(table: Table, identifier: str) -> str:
+    columns = [column.title for column in table.columns]
+    # A difference may stand above its interval, which stays in one piece.
+    cells = [[re.sub(r"(\[\S+,) ", "\\1\u00a0", cell) for cell in row] for row in table.texts()]
+    return page.section(table.heading, page.table(columns, cells, table.caption), identifier)
 
 
 def _picture(figure: Figure, kind: str) -> bytes:
